@@ -1,0 +1,9 @@
+//! Scoreline scores rows in batches on a message log.
+//!
+//! The rooms, in the order in which data goes through them; ARCHITECTURE.md draws them.
+
+pub mod ingest;
+pub mod log;
+pub mod record;
+pub mod score;
+pub mod service;
