@@ -1,1 +1,5 @@
-fn main(){}
+//! The `scoreline` program: dispatch and exit codes are in [`scoreline::cli`].
+
+fn main() -> std::process::ExitCode {
+    scoreline::cli::run()
+}

@@ -12,7 +12,7 @@ use super::infer::{self, Wanted};
 use super::source::{Compression, STDIN};
 use super::text::csv::CsvLayout;
 use super::{columnar, source};
-use crate::record::run::InputFile;
+use crate::record::run::{InputFile, written_whole};
 
 /// A file's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,4 +325,22 @@ pub fn check_unchanged(file: &InputFile) -> Result<PathBuf> {
 /// Where it cannot be read.
 pub fn compression(path: &Path) -> Result<Compression> {
     source::compression(path).map_err(|e| IngestError::read(path, e))
+}
+
+impl Dataset {
+    /// Makes doubles of whole-number columns of a text format: a model takes them for floating-point numbers, so a later
+    /// row with a fraction is as good as any. They are written without a fraction where they have none.
+    pub fn widen(&mut self, columns: impl Iterator<Item = usize>) {
+        if !matches!(self.format, Format::Csv | Format::Jsonl) {
+            return;
+        }
+        let mut fields: Vec<Field> = self.schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+        for column in columns {
+            let is_given = self.options.given_type(fields[column].name()).is_some();
+            if fields[column].data_type() == &DataType::Int64 && !is_given {
+                fields[column] = written_whole(&fields[column]);
+            }
+        }
+        self.schema = Schema::new(fields).into();
+    }
 }

@@ -60,8 +60,10 @@ pub struct Ingest<'a> {
     pub pool: &'a rayon::ThreadPool,
     /// Whether the log has room for more frames now.
     pub has_room: &'a (dyn Fn() -> bool + Sync),
-    /// Ends the ingest at the next window.
+    /// Ends the ingest at the next window, to go on another time.
     pub stop: &'a Stop,
+    /// Ends the run's input at the next window: the run has failed, its other rows will not be read.
+    pub cut: &'a Stop,
     /// What it counts.
     pub meters: &'a Meters,
 }
@@ -105,6 +107,10 @@ impl Ingest<'_> {
             let place = u32::try_from(place).map_err(|_| IngestError::Option("there are too many files".to_owned()))?;
             let mut reader = Reader::open(&path, self, std::mem::take(&mut resume_at))?;
             while let Some(work) = reader.next_work(&path)? {
+                if self.cut.is_asked() {
+                    dealer.settle(0)?;
+                    return dealer.finish();
+                }
                 self.wait_for_room(&mut dealer)?;
                 let in_flight = self.spawn(work, place, &mut dealer, &reader)?;
                 dealer.queue.push_back(in_flight);
@@ -125,7 +131,7 @@ impl Ingest<'_> {
         // Room comes from others' progress, for which they need what was dealt so far.
         dealer.settle(0)?;
         dealer.commit()?;
-        while !(self.has_room)() {
+        while !(self.has_room)() && !self.cut.is_asked() {
             if self.stop.is_asked() {
                 return Err(IngestError::Stopped);
             }

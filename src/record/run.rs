@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::{Checksum, Digest, MiniBatchSize, RowCounts};
@@ -101,7 +101,7 @@ pub enum OutputFormat {
 pub enum OutputAction {
     /// One file, in the input's order.
     AppendRow,
-    /// A folder of files, cut by size within each partition.
+    /// A folder of files, cut by rows, whose names have the input's order.
     Parts,
     /// No rows: only the manifest, the ledger and the dead letters.
     SummaryOnly,
@@ -260,5 +260,31 @@ pub mod key {
     /// The key of an [`super::OutputRecord`].
     pub fn output(run: &RunId) -> String {
         format!("run/{run}/output")
+    }
+}
+
+/// The consumer group of all workers.
+pub const WORKER_GROUP: &str = "scoreline.workers";
+
+const WRITTEN: &str = "scoreline.written";
+const WHOLE: &str = "whole";
+
+/// A column of doubles whose values were whole numbers in text as far as one looked: they are written without
+/// a fraction again.
+pub fn written_whole(field: &Field) -> Field {
+    let metadata = std::collections::HashMap::from([(WRITTEN.to_owned(), WHOLE.to_owned())]);
+    Field::new(field.name(), DataType::Float64, true).with_metadata(metadata)
+}
+
+/// Whether the column is one of [`written_whole`].
+pub fn is_written_whole(field: &Field) -> bool {
+    field.metadata().get(WRITTEN).is_some_and(|how| how == WHOLE)
+}
+
+impl RunRecord {
+    /// The output's columns: the dataset's, then the prediction's.
+    pub fn output_schema(&self) -> Schema {
+        let dataset = self.definition.schema.fields().iter();
+        Schema::new(dataset.chain(self.prediction_schema.fields()).cloned().collect::<Vec<_>>())
     }
 }

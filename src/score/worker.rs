@@ -21,12 +21,9 @@ use super::pool::{Limits, Pool};
 use super::window::{RunContext, WindowInput, WindowOutput};
 use crate::log::{Consumer, Event, Log, Message, Offset, Position, Producer, Record, StartAt, TopicPartition};
 use crate::record::frame::{CONTENT_TYPE, FRAME_HEADER, decode_header};
-use crate::record::run::{RunRecord, Topics, Verdict, key};
+use crate::record::run::{RunRecord, Topics, Verdict, WORKER_GROUP, key};
 use crate::record::{FormatError, FrameHeader, RunId};
 use crate::service::{Meters, StateView, Stop, now_ms};
-
-/// The consumer group of all workers.
-pub const GROUP: &str = "scoreline.workers";
 
 /// Finished windows are committed when their outputs take so many bytes.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -60,7 +57,7 @@ impl Worker<'_> {
     /// from there.
     pub fn run(&self) -> Result<()> {
         let producer = self.log.producer("scoreline-worker-0")?;
-        let consumer = self.log.subscribe(GROUP, &[&self.topics.input], StartAt::Earliest)?;
+        let consumer = self.log.subscribe(WORKER_GROUP, &[&self.topics.input], StartAt::Earliest)?;
         let state = StateView::new(self.log, &self.topics.state)?;
         let mut work = Loop {
             worker: self,

@@ -12,10 +12,11 @@ use super::state::State;
 use crate::log::{Consumer, Event, GroupMetadata, LogError, Message, Offset, Result, StartAt, TopicPartition};
 
 /// An answer holds about so many bytes of records.
-const POLL_BYTES: u64 = 4 * 1024 * 1024;
+const POLL_BYTES: i64 = 4 * 1024 * 1024;
 
-/// A partition gives about so many bytes before it is the next one's turn.
-const TURN_BYTES: u64 = 256 * 1024;
+/// A partition gives so many bytes before it is the next one's turn. What it gives beyond that, as
+/// records are not cut in two, it gives less in its next turns.
+const TURN_BYTES: i64 = 256 * 1024;
 
 /// A consumer of the embedded log.
 pub struct EmbeddedConsumer {
@@ -34,8 +35,10 @@ struct Assigned {
     at: TopicPartition,
     topic: u32,
     next: u64,
-    /// When it had its last turn.
+    /// The turn in which it gave something last.
     served: u64,
+    /// The bytes that its last turn left to it, or below 0, those that it gave beyond its turns.
+    credit: i64,
 }
 
 /// What one partition gives to an answer.
@@ -44,6 +47,7 @@ struct Share {
     records: Vec<(u64, Slot)>,
     runs: Vec<Run>,
     served: u64,
+    credit: i64,
 }
 
 impl EmbeddedConsumer {
@@ -94,7 +98,7 @@ impl EmbeddedConsumer {
         for (at, topic, next) in from {
             if !consumer.places.contains_key(&at) {
                 consumer.places.insert(at.clone(), consumer.partitions.len());
-                consumer.partitions.push(Assigned { at, topic, next, served: 0 });
+                consumer.partitions.push(Assigned { at, topic, next, served: 0, credit: 0 });
             }
         }
         consumer
@@ -125,8 +129,9 @@ impl EmbeddedConsumer {
                 });
             }
             if assigned.next < end {
-                let records = partition.records(assigned.next).peekable();
-                ready.push((Share { place, records: Vec::new(), runs: Vec::new(), served: assigned.served }, records));
+                let Assigned { next, served, credit, .. } = *assigned;
+                let share = Share { place, records: Vec::new(), runs: Vec::new(), served, credit };
+                ready.push((share, partition.records(next).peekable()));
             }
         }
         ready.sort_by_key(|(share, _)| share.served);
@@ -135,24 +140,26 @@ impl EmbeddedConsumer {
         while left > 0
             && let Some((mut share, mut records)) = ready.pop_front()
         {
-            let mut taken = 0;
-            while taken < TURN_BYTES.min(left)
+            turn += 1;
+            share.credit += TURN_BYTES;
+            while share.credit > 0
+                && left > 0
                 && let Some((offset, slot)) = records.next()
             {
-                taken += u64::from(slot.length);
+                share.credit -= i64::from(slot.length);
+                left -= i64::from(slot.length);
+                share.served = turn;
                 share.records.push((offset, slot));
             }
-            left = left.saturating_sub(taken);
-            turn += 1;
-            share.served = turn;
-            if left > 0 && records.peek().is_some() {
-                ready.push_back((share, records));
-            } else {
+            if records.peek().is_none() {
+                // Who has nothing to give does not save his turns up.
+                share.credit = share.credit.min(0);
                 shares.push(share);
+            } else {
+                ready.push_back((share, records));
             }
         }
         shares.extend(ready.into_iter().map(|(share, _)| share));
-        shares.retain(|share| !share.records.is_empty());
         for share in &mut shares {
             share.runs = read::runs(share.records.iter().map(|(_, slot)| *slot), &mut state.segments)?;
         }
@@ -177,6 +184,7 @@ impl EmbeddedConsumer {
         for share in shares {
             let assigned = &mut self.partitions[share.place];
             assigned.served = share.served;
+            assigned.credit = share.credit;
             self.turn = self.turn.max(share.served);
             if let Some((last, _)) = share.records.last() {
                 assigned.next = last + 1;
@@ -201,7 +209,7 @@ impl Consumer for EmbeddedConsumer {
                 return Ok(Event::Assigned(partitions.collect()));
             }
             let shares = self.choose(&mut state)?;
-            if !shares.is_empty() {
+            if shares.iter().any(|share| !share.records.is_empty()) {
                 drop(state);
                 return Ok(Event::Records(self.read(&shares)?));
             }

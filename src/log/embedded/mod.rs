@@ -58,6 +58,8 @@
 //! record of each key of the compacted topics with its own offset; keys that were deleted are not
 //! said. So a segment can go when no record of an ordinary topic that is in it is left.
 //!
+//! Compacted topics are meant for tables that fit into memory: each snapshot copies all they hold.
+//!
 //! A record's body: CRC-32C of the rest of the body `u32`, timestamp `i64`, length of the key `u32`
 //! (2^32-1: none), length of the value `u32` (2^32-1: none), number of headers `u32`; for each header
 //! the lengths of name and value, `u32` each, and their bytes; the key; the value. The checksum of its
@@ -80,6 +82,7 @@ mod state;
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -106,8 +109,9 @@ const MAX_NAME_BYTES: usize = 249;
 pub struct Options {
     /// A segment of this many bytes is followed by a new one.
     pub segment_bytes: u64,
-    /// The most bytes that the segments may take together; records that would take them over it are
-    /// refused. A single snapshot may stand beside the segments that it is about to replace.
+    /// The most bytes that the segments may take together: records and topics that would take them
+    /// over it are refused. Positions, trims and deleted topics are not, and neither are snapshots:
+    /// they take little and are what lets space come back.
     pub quota_bytes: Option<u64>,
 }
 
@@ -140,12 +144,7 @@ impl Embedded {
     /// # Errors
     /// [`LogError::InUse`], [`LogError::Damaged`], and any failure of the file system.
     pub fn open(folder: &Path, options: Options) -> Result<Self> {
-        if !folder.is_dir() {
-            fs::create_dir_all(folder).map_err(failed("create", folder))?;
-            if let Some(parent) = folder.parent() {
-                sync_folder(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-            }
-        }
+        create_folder(folder)?;
         let lock = FolderLock::take(folder)?;
         let (journal, state) = recover::recover(folder)?;
         let shared = Shared::new(folder.to_owned(), options, journal, state, lock);
@@ -233,6 +232,20 @@ impl Log for Embedded {
         state.trim(topic, at.partition, before.0);
         drop(state);
         self.shared.reclaim()
+    }
+}
+
+/// Creates a folder and those that it is in, durably: what a log acknowledges is worth nothing if its
+/// folder is gone after a crash.
+fn create_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_folder(parent)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("create", folder)(error)),
+        _ => sync_folder(parent),
     }
 }
 

@@ -90,7 +90,7 @@ impl Scan<'_> {
     /// Whether a whole batch that is newer than all that were read begins somewhere behind the first
     /// byte of `rest`: then the batch there was not the last one that was written.
     fn any_batch_behind(&self, rest: &[u8]) -> bool {
-        (1..rest.len().saturating_sub(HEADER)).any(|at| {
+        (1..=rest.len().saturating_sub(HEADER)).any(|at| {
             rest[at..].starts_with(&MAGIC)
                 && match format::frame(&rest[at..]) {
                     Ok(frame) => self.sequence.is_none_or(|sequence| frame.sequence > sequence),

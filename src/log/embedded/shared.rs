@@ -89,12 +89,17 @@ impl Shared {
 
     /// Appends one batch that says `changes`, makes it durable and then visible. The caller has
     /// checked that the changes fit the state.
-    pub fn write(&self, journal: &mut Journal, mut changes: Vec<Change>, quota: Quota) -> Result<()> {
+    pub fn write(&self, journal: &mut Journal, new: Vec<Change>, quota: Quota) -> Result<()> {
         journal.usable()?;
         if self.roll_due() {
             self.roll(journal)?;
         }
-        changes.extend(self.state().untold_trims());
+        // Trims first: the topic of one may be deleted by what follows.
+        let mut changes: Vec<Change> = self.state().untold_trims().collect();
+        changes.extend(new);
+        if changes.is_empty() {
+            return Ok(());
+        }
         let draft = format::encode(&mut changes);
         if quota == Quota::Holds {
             self.hold_quota(journal, draft.length())?;
@@ -150,10 +155,8 @@ impl Shared {
     fn roll_due(&self) -> bool {
         let state = self.state();
         let active = state.segments.active();
-        let most = self.options.segment_bytes.max(SNAPSHOT_SHARE * active.snapshot);
-        let fits = |quota| state.segments.usage().bytes + active.snapshot <= quota;
         roll_is_early(&state, &self.options)
-            || active.since_snapshot > most && self.options.quota_bytes.is_none_or(fits)
+            || active.since_snapshot > self.options.segment_bytes.max(SNAPSHOT_SHARE * active.snapshot)
     }
 
     /// Goes on in a new segment. Where there is no space for its snapshot, stays in the old one.
