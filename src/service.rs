@@ -141,14 +141,21 @@ impl StateView {
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, FormatError> {
         let value = self.values.get(key.as_bytes());
         value
-            .map(|value| serde_json::from_slice(value).map_err(|e| FormatError::new(format!("the state record {key}"), e)))
+            .map(|value| {
+                serde_json::from_slice(value).map_err(|e| FormatError::new(format!("the state record {key}"), e))
+            })
             .transpose()
     }
 
     /// The keys that begin with `prefix`, in order.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
-        let mut keys: Vec<_> =
-            self.values.keys().filter_map(|key| std::str::from_utf8(key).ok()).filter(|key| key.starts_with(prefix)).map(str::to_owned).collect();
+        let mut keys: Vec<_> = self
+            .values
+            .keys()
+            .filter_map(|key| std::str::from_utf8(key).ok())
+            .filter(|key| key.starts_with(prefix))
+            .map(str::to_owned)
+            .collect();
         keys.sort();
         keys
     }

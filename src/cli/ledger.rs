@@ -9,8 +9,8 @@ use indicatif::HumanCount;
 use serde_json::json;
 
 use super::{Failure, Global, print};
-use crate::record::run::IngestProgress;
 use crate::record::Receipt;
+use crate::record::run::IngestProgress;
 use crate::sink::staging::digest_of;
 use crate::sink::{Manifest, Names, Tiles};
 
@@ -23,7 +23,9 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Verb {
     /// Print a run's receipts and check that they account for each row once
-    #[command(after_help = "Examples:\n  scoreline ledger show scored.csv\n  scoreline ledger show scored.csv --json | jq .rows")]
+    #[command(
+        after_help = "Examples:\n  scoreline ledger show scored.csv\n  scoreline ledger show scored.csv --json | jq .rows"
+    )]
     Show {
         /// The run's output, or its manifest
         output: PathBuf,
@@ -39,7 +41,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let manifest_path = manifest_of(output);
     let manifest = Manifest::read(&manifest_path).ok_or_else(|| {
         let work = PathBuf::from(format!("{}.scoreline", output.display()));
-        let why = if work.is_dir() { "its run has not ended; run its command again to finish it" } else { "is there a run that wrote it?" };
+        let why = if work.is_dir() {
+            "its run has not ended; run its command again to finish it"
+        } else {
+            "is there a run that wrote it?"
+        };
         Failure::new(format!("there is no manifest at {}; {why}", manifest_path.display()))
     })?;
     let ledger = PathBuf::from(&manifest.ledger.path);
@@ -49,7 +55,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         return Err(Failure::new(why));
     }
     if !global.json && !summary {
-        print("window      partition  offsets                 rows      scored        dead     skipped  tries  model\n")?;
+        print(
+            "window      partition  offsets                 rows      scored        dead     skipped  tries  model\n",
+        )?;
     }
     let tiles = read(&ledger, &manifest, global.json, *summary)?;
     let verdict = check(&tiles, &manifest);
@@ -60,7 +68,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<(), Failure> {
 }
 
 fn manifest_of(output: &Path) -> PathBuf {
-    if output.to_string_lossy().ends_with(".manifest.json") { output.to_owned() } else { Names::beside(output).manifest }
+    if output.to_string_lossy().ends_with(".manifest.json") {
+        output.to_owned()
+    } else {
+        Names::beside(output).manifest
+    }
 }
 
 /// Prints the receipts and sums them up.
@@ -71,7 +83,8 @@ fn read(ledger: &Path, manifest: &Manifest, is_json: bool, is_summary: bool) -> 
     let mut starts = vec![None; manifest.parameters.partitions as usize];
     let mut receipts = Vec::new();
     for line in file.lines() {
-        let receipt = Receipt::decode(Some(&Bytes::from(line.map_err(wrong)?))).map_err(|e| Failure::new(e.to_string()))?;
+        let receipt =
+            Receipt::decode(Some(&Bytes::from(line.map_err(wrong)?))).map_err(|e| Failure::new(e.to_string()))?;
         if let Some(start) = starts.get_mut(receipt.partition as usize) {
             start.get_or_insert(receipt.first);
         }

@@ -75,7 +75,9 @@ enum Verb {
     /// Fetch what scoreline needs and is missing: the ONNX Runtime library
     Setup(setup::Args),
     /// Print shell completions
-    #[command(after_help = "Example:\n  scoreline completions bash > ~/.local/share/bash-completion/completions/scoreline")]
+    #[command(
+        after_help = "Example:\n  scoreline completions bash > ~/.local/share/bash-completion/completions/scoreline"
+    )]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: Shell,

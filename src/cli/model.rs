@@ -72,13 +72,19 @@ fn as_text(model: &Model) -> String {
         line(if place == 0 { "inputs" } else { "" }, format!("{}: {}", input.name, takes(input)));
     }
     for (place, output) in model.outputs.iter().enumerate() {
-        line(if place == 0 { "outputs" } else { "" }, format!("{}: {} -> {}", output.name, output.declared, meaning(output.role)));
+        line(
+            if place == 0 { "outputs" } else { "" },
+            format!("{}: {} -> {}", output.name, output.declared, meaning(output.role)),
+        );
     }
     if let Some(classes) = &model.classes {
         line("classes", classes.0.join(", "));
     }
     if !model.graph.zip_maps_cut.is_empty() {
-        line("cut", format!("ZipMap of {}: the probabilities are read as a tensor", model.graph.zip_maps_cut.join(", ")));
+        line(
+            "cut",
+            format!("ZipMap of {}: the probabilities are read as a tensor", model.graph.zip_maps_cut.join(", ")),
+        );
     }
     text
 }

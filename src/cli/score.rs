@@ -258,10 +258,15 @@ impl Job {
         if is_to_stdout && settings.output_action != OutputAction::AppendRow {
             return Err(Failure::usage("--output - takes one file: leave --output-action out"));
         }
-        let scratch = if is_to_stdout { Some(tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}")))?) } else { None };
+        let scratch = if is_to_stdout {
+            Some(tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}")))?)
+        } else {
+            None
+        };
         let output = match &scratch {
             Some(folder) => folder.path().join("output"),
-            None => std::path::absolute(&self.output).map_err(|e| Failure::usage(format!("--output {:?}: {e}", self.output)))?,
+            None => std::path::absolute(&self.output)
+                .map_err(|e| Failure::usage(format!("--output {:?}: {e}", self.output)))?,
         };
         let library = runtime_candidates(settings.onnx_runtime.clone()).find()?;
         let runtime = Runtime::load(&library)?;

@@ -11,7 +11,9 @@ use crate::score::Runtime;
 use crate::score::runtime::FETCHED_VERSION;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  scoreline setup\n  PIP_INDEX_URL=https://mirror.example/simple scoreline setup\n  scoreline setup --python python3.12")]
+#[command(
+    after_help = "Examples:\n  scoreline setup\n  PIP_INDEX_URL=https://mirror.example/simple scoreline setup\n  scoreline setup --python python3.12"
+)]
 pub(crate) struct Args {
     /// The Python whose pip fetches the package; any version from 3.8 on
     #[arg(long, default_value = "python3")]
@@ -78,7 +80,8 @@ fn said(global: &Global, library: &Path, what: &str) -> Result<(), Failure> {
 fn download(python: &str, package: &Package, folder: &Path) -> Result<(), Failure> {
     let requirements = folder.join("requirements.txt");
     let line = format!("onnxruntime=={FETCHED_VERSION} --hash=sha256:{}\n", package.sha256);
-    std::fs::write(&requirements, line).map_err(|e| Failure::new(format!("cannot write {}: {e}", requirements.display())))?;
+    std::fs::write(&requirements, line)
+        .map_err(|e| Failure::new(format!("cannot write {}: {e}", requirements.display())))?;
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
     pip.args(["--require-hashes", "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"]);

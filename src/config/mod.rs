@@ -92,7 +92,8 @@ impl Layers {
     /// A file that cannot be read or is not TOML, and names that no setting has.
     pub fn read(file: Option<&Path>, flags: &Flags) -> Result<Self, Faults> {
         let fault = |e: config::ConfigError| Faults(vec![e.to_string()]);
-        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build().map_err(fault)?;
+        let defaults =
+            Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build().map_err(fault)?;
         let known: BTreeSet<String> = defaults.collect_keys().map_err(fault)?;
         let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         builder = match file {
@@ -172,7 +173,8 @@ fn toml_text(value: &Value) -> String {
         ValueKind::I64(v) => v.to_string(),
         ValueKind::Array(values) => format!("[{}]", values.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
         ValueKind::Table(table) => {
-            let mut pairs: Vec<_> = table.iter().map(|(k, v)| format!("{} = {}", toml::Value::from(k.as_str()), toml_text(v))).collect();
+            let mut pairs: Vec<_> =
+                table.iter().map(|(k, v)| format!("{} = {}", toml::Value::from(k.as_str()), toml_text(v))).collect();
             pairs.sort();
             if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
         }

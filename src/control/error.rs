@@ -46,7 +46,9 @@ pub enum ControlError {
     #[error("{0}")]
     Place(String),
     /// A thread of the program ended in a panic.
-    #[error("the {0} thread gave up; this is a fault of scoreline, please report it. Run the same command again, it goes on where it was")]
+    #[error(
+        "the {0} thread gave up; this is a fault of scoreline, please report it. Run the same command again, it goes on where it was"
+    )]
     Panicked(&'static str),
     /// Asked to stop from outside.
     #[error("stopped; run the same command again and it goes on where it was")]

@@ -24,6 +24,7 @@ use crate::score::bind::wanted_element;
 use crate::score::scorer::Scorer;
 use crate::score::{Binding, Limits, Model, Worker};
 use crate::service::{Meters, StateView, Stop, state_record};
+use crate::sink::staging::digest_of;
 use crate::sink::{Manifest, Names, Sink};
 
 /// How often progress is told.
@@ -77,6 +78,8 @@ pub struct RunSummary {
     pub reason: Option<String>,
     /// Whether it went on from an earlier process.
     pub resumed: bool,
+    /// Whether it had ended before: the same command was run again, and there was nothing to do.
+    pub ended_before: bool,
     /// Rows by what became of them.
     #[serde(flatten)]
     pub counts: RowCounts,
@@ -134,7 +137,11 @@ pub fn open_dataset(
 ///
 /// # Errors
 /// What ONNX Runtime says.
-pub fn prediction_schema(model: &Arc<Model>, binding: &Binding, probabilities: bool) -> Result<arrow::datatypes::Schema> {
+pub fn prediction_schema(
+    model: &Arc<Model>,
+    binding: &Binding,
+    probabilities: bool,
+) -> Result<arrow::datatypes::Schema> {
     Ok(Scorer::new(Arc::clone(model), probabilities, 1)?.prediction_schema(binding)?)
 }
 
@@ -148,6 +155,11 @@ impl LocalRun {
         let options = Options { quota_bytes: Some(self.log_quota.0), ..Options::default() };
         let log_folder = self.work.join("log");
         if !log_folder.exists() {
+            // What a crash left half removed is no unfinished run.
+            self.remove_work()?;
+            if let Some(manifest) = self.ended_before().filter(|_| !self.overwrite) {
+                return Ok(self.summary_of(manifest));
+            }
             self.check_place()?;
         }
         let log = Embedded::open(&log_folder, options)?;
@@ -158,10 +170,51 @@ impl LocalRun {
         let reason = state.get(&key::verdict(&record.run))?.map(|v: crate::record::run::Verdict| v.reason);
         let usage = log.disk_usage();
         drop((state, log));
-        std::fs::remove_dir_all(&self.work).map_err(|e| {
-            ControlError::Place(format!("the run has ended, but its work folder {} cannot be removed: {e}", self.work.display()))
-        })?;
-        Ok(self.summary(&record, output, reason, resumed, begun.elapsed(), (usage.peak_bytes, usage.written_bytes), &meters))
+        self.remove_work()?;
+        let elapsed_s = begun.elapsed().as_secs_f64();
+        let done = meters.rows_out.get() + meters.rows_dead.get();
+        Ok(RunSummary {
+            run: record.run,
+            outcome: output.outcome,
+            reason,
+            resumed,
+            ended_before: false,
+            counts: output.counts,
+            windows: output.windows,
+            elapsed_s,
+            rows_per_s: done as f64 / elapsed_s.max(1e-9),
+            model: self.model.name.clone(),
+            model_sha256: self.model.digest,
+            files: output.files,
+            manifest: Names::beside(Path::new(&self.definition.output.path)).manifest,
+            ledger: output.ledger,
+            dead_letters: output.dead_letters,
+            first_errors: output.first_errors,
+            log_peak_bytes: usage.peak_bytes,
+            log_written_bytes: usage.written_bytes,
+        })
+    }
+
+    /// Removes the work folder; a crash in the middle leaves nothing that looks like an unfinished run.
+    fn remove_work(&self) -> Result<()> {
+        let mut ended = self.work.as_os_str().to_owned();
+        ended.push(".ended");
+        let ended = PathBuf::from(ended);
+        let renamed = if self.work.exists() { std::fs::rename(&self.work, &ended) } else { Ok(()) };
+        let removed = renamed.and_then(|()| if ended.exists() { std::fs::remove_dir_all(&ended) } else { Ok(()) });
+        removed.map_err(|e| ControlError::Place(format!("cannot remove the work folder {}: {e}", self.work.display())))
+    }
+
+    /// The manifest of this very run, where it has ended already: with this definition, and files that are still
+    /// what it says. Running it again would write the same bytes.
+    pub fn ended_before(&self) -> Option<Manifest> {
+        let names = Names::beside(Path::new(&self.definition.output.path));
+        let manifest = Manifest::read(&names.manifest)?;
+        let is_this = manifest.outcome == Outcome::Finished && manifest.parameters == self.definition;
+        let is_whole = |file: &PublishedFile| digest_of(Path::new(&file.path)).is_ok_and(|found| found == file.sha256);
+        let beside = std::iter::once(&manifest.ledger).chain(&manifest.dead_letters);
+        let is_ended = is_this && manifest.files.iter().chain(beside).all(is_whole);
+        is_ended.then_some(manifest)
     }
 
     /// Removes an unfinished run to the same output, unless another process is at it.
@@ -198,9 +251,10 @@ impl LocalRun {
         let beside = [&names.manifest, &names.ledger, &names.dead_letters];
         let taken = std::iter::once(&names.output).chain(beside.into_iter().filter(|_| !is_failed_before));
         match taken.into_iter().find(|path| path.exists()) {
-            Some(path) if !self.overwrite => {
-                Err(ControlError::Place(format!("{} exists; choose another --output, or add --overwrite", path.display())))
-            }
+            Some(path) if !self.overwrite => Err(ControlError::Place(format!(
+                "{} exists; choose another --output, or add --overwrite",
+                path.display()
+            ))),
             _ => Ok(()),
         }
     }
@@ -268,8 +322,24 @@ impl LocalRun {
         let has_room = || log.disk_usage().bytes < most;
         let ingested: Option<IngestProgress> =
             StateView::new(log, &record.topics.state)?.get(&key::ingest(&record.run))?;
-        let ingest = Ingest { log, run: record, dataset: &self.dataset, pool: &pool, has_room: &has_room, stop: &stop, cut: &cut, meters };
-        let worker = Worker { log, topics: &record.topics, model: Arc::clone(&self.model), limits: self.limits, stop: &stop, meters };
+        let ingest = Ingest {
+            log,
+            run: record,
+            dataset: &self.dataset,
+            pool: &pool,
+            has_room: &has_room,
+            stop: &stop,
+            cut: &cut,
+            meters,
+        };
+        let worker = Worker {
+            log,
+            topics: &record.topics,
+            model: Arc::clone(&self.model),
+            limits: self.limits,
+            stop: &stop,
+            meters,
+        };
         let sink = Sink {
             log,
             run: record,
@@ -299,36 +369,27 @@ impl LocalRun {
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is a part of what is summed up, and nothing else has them together")]
-    fn summary(
-        &self,
-        record: &RunRecord,
-        output: OutputRecord,
-        reason: Option<String>,
-        resumed: bool,
-        elapsed: Duration,
-        (log_peak_bytes, log_written_bytes): (u64, u64),
-        meters: &Meters,
-    ) -> RunSummary {
-        let done = meters.rows_out.get() + meters.rows_dead.get();
+    /// The summary of a run that had ended before this process began.
+    fn summary_of(&self, manifest: Manifest) -> RunSummary {
         RunSummary {
-            run: record.run.clone(),
-            outcome: output.outcome,
-            reason,
-            resumed,
-            counts: output.counts,
-            windows: output.windows,
-            elapsed_s: elapsed.as_secs_f64(),
-            rows_per_s: done as f64 / elapsed.as_secs_f64().max(1e-9),
-            model: self.model.name.clone(),
-            model_sha256: self.model.digest,
-            files: output.files,
-            manifest: Names::beside(Path::new(&record.definition.output.path)).manifest,
-            ledger: output.ledger,
-            dead_letters: output.dead_letters,
-            first_errors: output.first_errors,
-            log_peak_bytes,
-            log_written_bytes,
+            run: manifest.run,
+            outcome: manifest.outcome,
+            reason: manifest.reason,
+            resumed: false,
+            ended_before: true,
+            counts: manifest.rows,
+            windows: manifest.windows,
+            elapsed_s: 0.0,
+            rows_per_s: 0.0,
+            model: manifest.model.name,
+            model_sha256: manifest.model.sha256,
+            files: manifest.files,
+            manifest: Names::beside(Path::new(&self.definition.output.path)).manifest,
+            ledger: manifest.ledger,
+            dead_letters: manifest.dead_letters,
+            first_errors: manifest.first_errors,
+            log_peak_bytes: 0,
+            log_written_bytes: 0,
         }
     }
 }
@@ -419,7 +480,8 @@ fn differences(old: &RunDefinition, new: &RunDefinition) -> String {
     if let Some(place) = differs.iter().position(|name| name == "inputs") {
         let changed = |file: &&InputFile| !old.inputs.contains(file);
         let files: Vec<_> = new.inputs.iter().filter(changed).map(|file| file.path.clone()).collect();
-        differs[place] = format!("inputs: {} changed", if files.is_empty() { "the list".to_owned() } else { files.join(", ") });
+        differs[place] =
+            format!("inputs: {} changed", if files.is_empty() { "the list".to_owned() } else { files.join(", ") });
     }
     differs.join(", ")
 }

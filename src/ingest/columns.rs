@@ -271,8 +271,7 @@ fn parse_timestamp(text: &str) -> Option<i64> {
 }
 
 /// Powers of ten that a double holds exactly.
-const POWERS: [f64; 16] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 
 /// The number of a plain decimal of at most 15 digits at the start of `text`, and its length.
 /// Such a number is one correctly rounded division of two exact doubles (Clinger 1990).

@@ -123,7 +123,9 @@ fn in_folder(folder: &Path) -> Result<Vec<InputFile>> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(|e| IngestError::read(folder, e))?.path();
-        let is_hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".") || n.as_encoded_bytes().starts_with(b"_"));
+        let is_hidden = path
+            .file_name()
+            .is_some_and(|n| n.as_encoded_bytes().starts_with(b".") || n.as_encoded_bytes().starts_with(b"_"));
         if path.is_file() && !is_hidden && Format::of_path(&path).is_some() {
             paths.push(path);
         }
@@ -180,7 +182,8 @@ impl Dataset {
         let format = options.format_of(&first.path)?;
         for file in &files {
             if options.format_of(&file.path)? != format {
-                let why = format!("it is not of the same format as {}; score files of one format at a time", first.path);
+                let why =
+                    format!("it is not of the same format as {}; score files of one format at a time", first.path);
                 return Err(IngestError::file(&file.path, why));
             }
         }
@@ -231,7 +234,8 @@ impl Dataset {
 
 /// How two files' columns differ, in words.
 pub fn differing_columns(first: &[String], other: &[String]) -> String {
-    let without = |a: &[String], b: &[String]| a.iter().filter(|n| !b.contains(n)).cloned().collect::<Vec<_>>().join(", ");
+    let without =
+        |a: &[String], b: &[String]| a.iter().filter(|n| !b.contains(n)).cloned().collect::<Vec<_>>().join(", ");
     let (missing, extra) = (without(first, other), without(other, first));
     let part = |what: &str, names: String| if names.is_empty() { String::new() } else { format!("; {what}: {names}") };
     format!(
@@ -260,7 +264,8 @@ impl DatasetOptions {
     /// How the rows and fields of a CSV file are told apart.
     pub fn dialect(&self, path: &Path) -> super::text::Dialect {
         let name = path.to_string_lossy().to_ascii_lowercase();
-        let is_tabbed = [".tsv", ".tab", ".tsv.gz", ".tab.gz", ".tsv.zst", ".tab.zst"].iter().any(|end| name.ends_with(end));
+        let is_tabbed =
+            [".tsv", ".tab", ".tsv.gz", ".tab.gz", ".tsv.zst", ".tab.zst"].iter().any(|end| name.ends_with(end));
         super::text::Dialect {
             delimiter: self.delimiter.unwrap_or(if is_tabbed { b'\t' } else { b',' }),
             quote: self.quote,

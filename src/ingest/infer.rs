@@ -194,7 +194,13 @@ fn first_row(path: &Path, text: &[u8], dialect: Dialect, is_whole: bool) -> Resu
     }
 }
 
-fn look_at_csv(path: &Path, budget: u64, is_first: bool, options: &DatasetOptions, columns: &mut Vec<Seen>) -> Result<()> {
+fn look_at_csv(
+    path: &Path,
+    budget: u64,
+    is_first: bool,
+    options: &DatasetOptions,
+    columns: &mut Vec<Seen>,
+) -> Result<()> {
     let (header, skip, _) = csv_header(path, options)?;
     let dialect = options.dialect(path);
     let Beginning { text, mark, is_whole } = beginning(path, budget.max(64))?;
@@ -257,7 +263,9 @@ fn look_at_json(path: &Path, budget: u64, columns: &mut Vec<Seen>) -> Result<()>
         }
     }
     match broken {
-        Some(broken) if columns.is_empty() => Err(IngestError::file(path, format!("it holds no JSON object a line, but {broken}"))),
+        Some(broken) if columns.is_empty() => {
+            Err(IngestError::file(path, format!("it holds no JSON object a line, but {broken}")))
+        }
         _ => Ok(()),
     }
 }

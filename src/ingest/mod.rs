@@ -313,7 +313,9 @@ impl<'a> Dealer<'a> {
         while self.queue.len() > most {
             let Some(in_flight) = self.queue.pop_front() else { break };
             let window = in_flight.window.recv().map_err(|_| {
-                IngestError::Option("a parser thread gave up; this is a fault of scoreline, please report it".to_owned())
+                IngestError::Option(
+                    "a parser thread gave up; this is a fault of scoreline, please report it".to_owned(),
+                )
             })??;
             self.deal(&window)?;
             self.progress.file = in_flight.file;
@@ -330,7 +332,8 @@ impl<'a> Dealer<'a> {
 
     fn deal(&mut self, window: &Window) -> Result<()> {
         self.begin()?;
-        let partition = u32::try_from(self.progress.windows % u64::from(self.ingest.run.definition.partitions)).unwrap_or(0);
+        let partition =
+            u32::try_from(self.progress.windows % u64::from(self.ingest.run.definition.partitions)).unwrap_or(0);
         let to = TopicPartition::new(self.ingest.run.topics.input.clone(), partition);
         for frame in &window.frames {
             let record = Record {

@@ -49,7 +49,9 @@ impl TryFrom<String> for Checksum {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        u64::from_str_radix(&text, 16).map(Self).map_err(|_| format!("{text:?} is not a checksum: 16 hexadecimal digits"))
+        u64::from_str_radix(&text, 16)
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not a checksum: 16 hexadecimal digits"))
     }
 }
 
@@ -176,9 +178,7 @@ fn with_nulls(mut cells: Vec<u64>, nulls: Option<&NullBuffer>) -> Vec<u64> {
 fn text_hashes(column: &ArrayRef) -> Vec<u64> {
     let options = FormatOptions::default().with_null("\u{0}");
     match ArrayFormatter::try_new(column, &options) {
-        Ok(formatter) => {
-            (0..column.len()).map(|i| hash_bytes(formatter.value(i).to_string().as_bytes())).collect()
-        }
+        Ok(formatter) => (0..column.len()).map(|i| hash_bytes(formatter.value(i).to_string().as_bytes())).collect(),
         // A type that Arrow cannot print still counts as a column of equal cells.
         Err(_) => vec![NULL; column.len()],
     }
@@ -216,10 +216,16 @@ mod tests {
         assert_eq!(whole, sum(&all));
         assert_ne!(whole, sum(&[all[0], all[1], all[2]]));
         assert_ne!(whole, sum(&[all[0], all[1], all[2], all[2]]));
-        let swapped: Vec<ArrayRef> = columns().iter().map(|c| arrow::compute::take(c, &UInt8Array::from(vec![3, 1, 2, 0]), None).unwrap()).collect();
+        let swapped: Vec<ArrayRef> = columns()
+            .iter()
+            .map(|c| arrow::compute::take(c, &UInt8Array::from(vec![3, 1, 2, 0]), None).unwrap())
+            .collect();
         assert_ne!(whole, of_rows(&RowRanges::from_range(0..4), &swapped).0);
         let null_is_not_empty = [columns()[1].slice(1, 1)];
         let other = [columns()[1].slice(2, 1)];
-        assert_ne!(hashes(&RowRanges::from_range(0..1), &null_is_not_empty), hashes(&RowRanges::from_range(0..1), &other));
+        assert_ne!(
+            hashes(&RowRanges::from_range(0..1), &null_is_not_empty),
+            hashes(&RowRanges::from_range(0..1), &other)
+        );
     }
 }

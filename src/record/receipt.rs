@@ -85,7 +85,10 @@ impl Receipt {
         let receipt: Self = serde_json::from_slice(value).map_err(|e| FormatError::new("a receipt", e))?;
         let counts = receipt.counts;
         if counts.rows != counts.scored + counts.dead + counts.skipped || receipt.next < receipt.first {
-            return Err(FormatError::new(format!("the receipt of window {}", receipt.window), "its counts do not add up"));
+            return Err(FormatError::new(
+                format!("the receipt of window {}", receipt.window),
+                "its counts do not add up",
+            ));
         }
         Ok(receipt)
     }

@@ -78,7 +78,9 @@ impl FromStr for MiniBatchSize {
             trimmed.parse().map(Self::Rows).map_err(|_| format!("{text:?} is too large"))?
         } else {
             Self::Bytes(trimmed.parse().map_err(|_| {
-                format!("{text:?} is not a mini-batch size: write rows such as 1024, or bytes such as 1024KB, 10MB or 1GB")
+                format!(
+                    "{text:?} is not a mini-batch size: write rows such as 1024, or bytes such as 1024KB, 10MB or 1GB"
+                )
             })?)
         };
         match size {

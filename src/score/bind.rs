@@ -79,7 +79,11 @@ fn columns_of(input: &Input, is_only: bool, schema: &Schema, map: &ColumnMap) ->
     let columns = if let Some(entry) = map.get(&input.name) {
         let find = |name: &str| {
             schema.index_of(name).map_err(|_| {
-                format!("--map feeds {:?} with column {name:?}, which the data does not have{}", input.name, nearest(name, schema))
+                format!(
+                    "--map feeds {:?} with column {name:?}, which the data does not have{}",
+                    input.name,
+                    nearest(name, schema)
+                )
             })
         };
         mapped_columns(entry).map(find).collect::<Result<Vec<_>, _>>()?
@@ -111,8 +115,11 @@ fn columns_of(input: &Input, is_only: bool, schema: &Schema, map: &ColumnMap) ->
 /// All columns where there are as many as the tensor takes, else the columns of its kind where those are as many.
 fn by_order(input: &Input, schema: &Schema) -> Result<Vec<usize>, String> {
     let all: Vec<usize> = (0..schema.fields().len()).collect();
-    let of_kind: Vec<usize> =
-        all.iter().copied().filter(|c| fits(schema.field(*c).data_type(), input.element) && !is_odd_one(schema, *c, input)).collect();
+    let of_kind: Vec<usize> = all
+        .iter()
+        .copied()
+        .filter(|c| fits(schema.field(*c).data_type(), input.element) && !is_odd_one(schema, *c, input))
+        .collect();
     match input.width() {
         None => Ok(of_kind),
         Some(width) if width == all.len() => Ok(all),
@@ -134,7 +141,9 @@ fn is_odd_one(schema: &Schema, column: usize, input: &Input) -> bool {
 fn fits(data_type: &DataType, element: Element) -> bool {
     let is_number = data_type.is_numeric() || data_type == &DataType::Null;
     match element {
-        Element::String => matches!(data_type, DataType::Utf8 | DataType::Boolean | DataType::Null) || data_type.is_integer(),
+        Element::String => {
+            matches!(data_type, DataType::Utf8 | DataType::Boolean | DataType::Null) || data_type.is_integer()
+        }
         Element::Bool => data_type == &DataType::Boolean,
         _ => is_number || data_type == &DataType::Boolean,
     }

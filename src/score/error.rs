@@ -27,7 +27,9 @@ pub enum ScoreError {
     #[error("{0}")]
     Binding(String),
     /// The model hung on too many calls.
-    #[error("the model hung: {hung} calls did not end within {timeout_s} s each and could not be interrupted; raise --run-invocation-timeout, or mend the model")]
+    #[error(
+        "the model hung: {hung} calls did not end within {timeout_s} s each and could not be interrupted; raise --run-invocation-timeout, or mend the model"
+    )]
     Hung {
         /// How many threads were given up.
         hung: usize,

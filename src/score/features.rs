@@ -58,11 +58,8 @@ impl Features {
     pub fn new(batch: &RecordBatch, binding: &Binding, missing: Missing) -> Result<(Self, Vec<FailedRow>), String> {
         let rows = batch.num_rows();
         let mut failed = vec![None; rows];
-        let features = binding
-            .0
-            .iter()
-            .map(|bound| feature(batch, bound, missing, &mut failed))
-            .collect::<Result<Vec<_>, _>>()?;
+        let features =
+            binding.0.iter().map(|bound| feature(batch, bound, missing, &mut failed)).collect::<Result<Vec<_>, _>>()?;
         let failed = failed
             .into_iter()
             .enumerate()
@@ -198,16 +195,25 @@ impl Target<'_> {
     }
 
     fn fail(&self, failed: &mut Failures, row: usize, what: &str) {
-        failed[row].get_or_insert_with(|| format!("column {:?} holds {what}, input {:?} does not take that", self.name, self.input));
+        failed[row].get_or_insert_with(|| {
+            format!("column {:?} holds {what}, input {:?} does not take that", self.name, self.input)
+        });
     }
 
     /// Numbers; a missing one is not-a-number. Doubles become floats by rounding to the nearest, as in numpy.
-    fn floats<T: Copy>(&self, cells: &mut [T], column: &ArrayRef, failed: &mut Failures, convert: impl Fn(f64) -> T) -> Result<(), String> {
+    fn floats<T: Copy>(
+        &self,
+        cells: &mut [T],
+        column: &ArrayRef,
+        failed: &mut Failures,
+        convert: impl Fn(f64) -> T,
+    ) -> Result<(), String> {
         let mut slots = cells.iter_mut().skip(self.place).step_by(self.width);
         let nan = convert(f64::NAN);
         if let Some((keys, table)) = dictionary(column) {
             let table = self.doubles(&table)?;
-            let table: Vec<T> = (0..table.len()).map(|i| if table.is_null(i) { nan } else { convert(table.value(i)) }).collect();
+            let table: Vec<T> =
+                (0..table.len()).map(|i| if table.is_null(i) { nan } else { convert(table.value(i)) }).collect();
             if keys.null_count() == 0 {
                 for (slot, key) in slots.zip(keys.values()) {
                     *slot = table[usize::from(*key)];
@@ -251,11 +257,18 @@ impl Target<'_> {
             return Ok(ArrayRef::clone(column));
         }
         let options = CastOptions { safe: true, ..CastOptions::default() };
-        cast_with_options(column, to, &options).map_err(|e| format!("column {:?} does not fit input {:?}: {e}", self.name, self.input))
+        cast_with_options(column, to, &options)
+            .map_err(|e| format!("column {:?} does not fit input {:?}: {e}", self.name, self.input))
     }
 
     /// Whole numbers; missing ones and fractions fail their row.
-    fn wholes<T>(&self, cells: &mut [T], column: &ArrayRef, failed: &mut Failures, convert: impl Fn(i64) -> Option<T>) -> Result<(), String> {
+    fn wholes<T>(
+        &self,
+        cells: &mut [T],
+        column: &ArrayRef,
+        failed: &mut Failures,
+        convert: impl Fn(i64) -> Option<T>,
+    ) -> Result<(), String> {
         let is_fractional = matches!(
             crate::record::compact::value_type(column.data_type()),
             DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Decimal128(..)

@@ -59,14 +59,17 @@ impl Graph {
         }
         let mut model =
             ModelProto::decode(bytes).map_err(|e| refuse(format!("the file is damaged, or is not ONNX ({e})")))?;
-        let graph = model.graph.as_mut().filter(|graph| !graph.output.is_empty()).ok_or_else(|| {
-            refuse("it is not an ONNX model, or has no outputs".to_owned())
-        })?;
+        let graph = model
+            .graph
+            .as_mut()
+            .filter(|graph| !graph.output.is_empty())
+            .ok_or_else(|| refuse("it is not an ONNX model, or has no outputs".to_owned()))?;
         check_tensors(graph).map_err(refuse)?;
         check_domains(graph, &model.functions).map_err(refuse)?;
         let classes = find_classes(graph);
         let zip_maps_cut = cut_zip_maps(graph);
-        let output_operators = graph.output.iter().map(|o| (o.name.clone().unwrap_or_default(), maker(graph, o))).collect();
+        let output_operators =
+            graph.output.iter().map(|o| (o.name.clone().unwrap_or_default(), maker(graph, o))).collect();
         let (nodes, is_cut) = (graph.node.len(), !zip_maps_cut.is_empty());
         Ok(Self {
             classes,
@@ -90,7 +93,10 @@ fn maker(graph: &GraphProto, output: &ValueInfoProto) -> String {
 }
 
 /// All graphs within a graph: itself and those in its nodes' attributes.
-fn visit_nodes(graph: &GraphProto, visit: &mut impl FnMut(&GraphProto, &NodeProto) -> Result<(), String>) -> Result<(), String> {
+fn visit_nodes(
+    graph: &GraphProto,
+    visit: &mut impl FnMut(&GraphProto, &NodeProto) -> Result<(), String>,
+) -> Result<(), String> {
     for node in &graph.node {
         visit(graph, node)?;
         for attribute in &node.attribute {

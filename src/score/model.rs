@@ -191,7 +191,9 @@ impl Model {
             _ => None,
         };
         let (element, shape) = found.ok_or_else(|| {
-            let why = format!("its input {name:?} is {declared}; there are float, double, int32, int64, bool and string tensors");
+            let why = format!(
+                "its input {name:?} is {declared}; there are float, double, int32, int64, bool and string tensors"
+            );
             ScoreError::model(&self.path, why)
         })?;
         Ok(Input { name: name.to_owned(), element, row_shape: shape.iter().skip(1).copied().collect() })
@@ -205,7 +207,15 @@ impl Model {
             _ => None,
         };
         let is_number = |ty| matches!(ty, TensorElementType::Float32 | TensorElementType::Float64);
-        let is_label = |ty| matches!(ty, TensorElementType::Int64 | TensorElementType::Int32 | TensorElementType::String | TensorElementType::Bool);
+        let is_label = |ty| {
+            matches!(
+                ty,
+                TensorElementType::Int64
+                    | TensorElementType::Int32
+                    | TensorElementType::String
+                    | TensorElementType::Bool
+            )
+        };
         let role = |output: &Outlet, role| {
             let (element, columns) = tensor(output).unwrap_or((TensorElementType::Float32, None));
             Output {

@@ -104,8 +104,18 @@ impl Pool {
     pub fn new(model: Arc<Model>, probabilities: bool, limits: Limits) -> Result<Self> {
         let (jobs, queue) = crossbeam_channel::unbounded();
         let (report, done) = crossbeam_channel::unbounded();
-        let mut pool =
-            Self { model, probabilities, limits, jobs, queue, done, report, slots: Vec::new(), hung: 0, running: HashSet::new() };
+        let mut pool = Self {
+            model,
+            probabilities,
+            limits,
+            jobs,
+            queue,
+            done,
+            report,
+            slots: Vec::new(),
+            hung: 0,
+            running: HashSet::new(),
+        };
         for _ in 0..limits.threads.max(1) {
             pool.start_thread()?;
         }
@@ -150,7 +160,12 @@ impl Pool {
     fn retry(&self, mut job: Job) {
         job.given_up += 1;
         job.is_careful |= job.given_up >= self.limits.max_try;
-        tracing::warn!(window = job.input.window, tries = job.given_up, careful = job.is_careful, "the window took too long, trying it again");
+        tracing::warn!(
+            window = job.input.window,
+            tries = job.given_up,
+            careful = job.is_careful,
+            "the window took too long, trying it again"
+        );
         self.enqueue(job);
     }
 

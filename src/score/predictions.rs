@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int64Array, StringArray, UInt8Array, UInt32Array};
+use arrow::array::{
+    ArrayRef, DictionaryArray, Float32Array, Float64Array, Int64Array, StringArray, UInt8Array, UInt32Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type};
 use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorElementType, ValueType};
@@ -34,9 +36,8 @@ pub struct Predictions {
 impl Predictions {
     /// No rows yet. Probabilities are kept only where they are wanted.
     pub fn new(model: &Model, probabilities: bool) -> Self {
-        let is_kept = |output: &&Output| {
-            probabilities || !matches!(output.role, Role::Probabilities | Role::ClassProbability)
-        };
+        let is_kept =
+            |output: &&Output| probabilities || !matches!(output.role, Role::Probabilities | Role::ClassProbability);
         Self { columns: model.outputs.iter().filter(is_kept).map(|o| (o.clone(), Column::Unknown, 1)).collect() }
     }
 
@@ -47,8 +48,12 @@ impl Predictions {
         for (output, column, width) in &mut empty.columns {
             *column = match output.element {
                 TensorElementType::Float64 => Column::Double(Vec::new()),
-                TensorElementType::Int64 | TensorElementType::Int32 | TensorElementType::Bool => Column::Int64(Vec::new()),
-                TensorElementType::String => Column::Text { codes: Vec::new(), values: Vec::new(), index: HashMap::new() },
+                TensorElementType::Int64 | TensorElementType::Int32 | TensorElementType::Bool => {
+                    Column::Int64(Vec::new())
+                }
+                TensorElementType::String => {
+                    Column::Text { codes: Vec::new(), values: Vec::new(), index: HashMap::new() }
+                }
                 _ => Column::Float(Vec::new()),
             };
             *width = match (output.role, &model.classes) {
@@ -66,7 +71,8 @@ impl Predictions {
     /// An output that does not hold one row for each row of the call.
     pub fn add(&mut self, outputs: &SessionOutputs<'_>, rows: usize, called: usize) -> Result<(), String> {
         for (output, column, width) in &mut self.columns {
-            let value = outputs.get(output.name.as_str()).ok_or_else(|| format!("output {:?} is not there", output.name))?;
+            let value =
+                outputs.get(output.name.as_str()).ok_or_else(|| format!("output {:?} is not there", output.name))?;
             let found = column.add(value, rows, called).map_err(|e| format!("output {:?} {e}", output.name))?;
             if found != 0 {
                 *width = found;
@@ -115,9 +121,8 @@ fn class_names(model: &Model, width: usize) -> Vec<String> {
 
 /// The columns' fields with the values' types, dictionaries aside.
 pub fn plain_schema(columns: &[(Field, ArrayRef)]) -> Schema {
-    let plain = |field: &Field| {
-        field.clone().with_data_type(crate::record::compact::value_type(field.data_type()).clone())
-    };
+    let plain =
+        |field: &Field| field.clone().with_data_type(crate::record::compact::value_type(field.data_type()).clone());
     Schema::new(columns.iter().map(|(field, _)| plain(field)).collect::<Vec<_>>())
 }
 
@@ -134,7 +139,9 @@ impl Column {
         let (width, taken) = (values / called, values / called * rows);
         let said = |e: ort::Error| e.to_string();
         match ty {
-            TensorElementType::Int64 => self.int64s().extend_from_slice(&value.try_extract_tensor::<i64>().map_err(said)?.1[..taken]),
+            TensorElementType::Int64 => {
+                self.int64s().extend_from_slice(&value.try_extract_tensor::<i64>().map_err(said)?.1[..taken])
+            }
             TensorElementType::Int32 => {
                 let values = value.try_extract_tensor::<i32>().map_err(said)?.1;
                 self.int64s().extend(values[..taken].iter().map(|v| i64::from(*v)));

@@ -131,7 +131,13 @@ impl Scorer {
         self.score_range(progress, middle, to)
     }
 
-    fn call(&mut self, progress: &mut Progress<'_>, from: usize, to: usize, options: &RunOptions) -> Result<(), String> {
+    fn call(
+        &mut self,
+        progress: &mut Progress<'_>,
+        from: usize,
+        to: usize,
+        options: &RunOptions,
+    ) -> Result<(), String> {
         let rows = to - from;
         let padded;
         let (features, from, to) = if rows.is_multiple_of(2) {

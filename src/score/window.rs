@@ -17,7 +17,8 @@ use crate::record::frame::{self, Origin, decode_batch, decode_rows};
 use crate::record::rejects::{self, RejectedRow};
 use crate::record::run::{RunRecord, Verdict};
 use crate::record::{
-    Checksum, DeadLetter, FormatError, Frame, FrameHeader, FrameKind, Receipt, RowCounts, RowRanges, Rows, Stage, checksum,
+    Checksum, DeadLetter, FormatError, Frame, FrameHeader, FrameKind, Receipt, RowCounts, RowRanges, Rows, Stage,
+    checksum,
 };
 
 /// What a worker knows of a run.
@@ -144,10 +145,17 @@ impl<'a> Work<'a> {
         inputs.get(header.file as usize).map(|file| file.path.clone()).unwrap_or_default()
     }
 
-    fn score(&mut self, header: &FrameHeader, rows: &Rows, scorer: &mut Scorer, guard: &dyn CallGuard) -> Result<(), WindowFault> {
+    fn score(
+        &mut self,
+        header: &FrameHeader,
+        rows: &Rows,
+        scorer: &mut Scorer,
+        guard: &dyn CallGuard,
+    ) -> Result<(), WindowFault> {
         let run = &self.input.run;
         let unfit = |e: String| FormatError::new(format!("window {}", self.input.window), e);
-        let (features, unbound) = Features::new(&rows.batch, &run.binding, run.record.definition.missing).map_err(unfit)?;
+        let (features, unbound) =
+            Features::new(&rows.batch, &run.binding, run.record.definition.missing).map_err(unfit)?;
         let scored = if unbound.is_empty() {
             scorer.score(&features, guard)
         } else {
@@ -251,7 +259,12 @@ impl<'a> Work<'a> {
 }
 
 /// Scores the rows that are not in `unbound`.
-fn score_others(features: &Features, unbound: &[FailedRow], scorer: &mut Scorer, guard: &dyn CallGuard) -> Result<Scored, GivenUp> {
+fn score_others(
+    features: &Features,
+    unbound: &[FailedRow],
+    scorer: &mut Scorer,
+    guard: &dyn CallGuard,
+) -> Result<Scored, GivenUp> {
     let mut bad = unbound.iter().map(|row| row.place).peekable();
     let places: Vec<usize> = (0..features.len()).filter(|place| bad.next_if_eq(place).is_none()).collect();
     let mut scored = scorer.score(&features.select(&places), guard)?;
@@ -266,7 +279,8 @@ fn without(rows: &Rows, failed: &[(FailedRow, Stage)]) -> Result<(Vec<ArrayRef>,
     rows.numbers.iter().zip(&is_alive).filter(|(_, alive)| **alive).for_each(|(number, _)| numbers.push(number));
     let mask = BooleanArray::from(is_alive);
     let columns = rows.batch.columns().iter().map(|column| filter(column, &mask));
-    let columns = columns.collect::<Result<Vec<_>, _>>().map_err(|e| FormatError::new("rows without the failed ones", e))?;
+    let columns =
+        columns.collect::<Result<Vec<_>, _>>().map_err(|e| FormatError::new("rows without the failed ones", e))?;
     Ok((columns, numbers))
 }
 

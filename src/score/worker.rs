@@ -153,7 +153,9 @@ impl Loop<'_> {
         let (run_id, window) = (header.run.clone(), header.window);
         if frames.iter().any(|(other, _)| other.window != window || other.run != run_id) {
             let why = "its frames do not stand together";
-            return Err(FormatError::new(format!("window {window} of run {run_id} in partition {partition}"), why).into());
+            return Err(
+                FormatError::new(format!("window {window} of run {run_id} in partition {partition}"), why).into()
+            );
         }
         let (first, next) = (first.offset.0, last.offset.0 + 1);
         let run = self.run(&run_id)?;
@@ -167,7 +169,10 @@ impl Loop<'_> {
             return Ok(Arc::clone(run));
         }
         let record: RunRecord = self.state.get(&key::run(id))?.ok_or_else(|| {
-            FormatError::new(format!("run {id}"), "its frames are on the input topic, its record is not on the state topic")
+            FormatError::new(
+                format!("run {id}"),
+                "its frames are on the input topic, its record is not on the state topic",
+            )
         })?;
         let model = Arc::clone(&self.worker.model);
         if record.definition.model != model.digest {
@@ -217,7 +222,8 @@ impl Loop<'_> {
             }
             while let Some((_, _, Some(_))) = flight.front() {
                 if let Some((_, input, Some(output))) = flight.pop_front() {
-                    self.ready_bytes += output.frames.iter().map(|f| f.value.len()).sum::<usize>() + 512 * (1 + output.dead.len());
+                    self.ready_bytes +=
+                        output.frames.iter().map(|f| f.value.len()).sum::<usize>() + 512 * (1 + output.dead.len());
                     self.ready_since.get_or_insert_with(Instant::now);
                     self.ready.push_back((input, output));
                 }
@@ -230,7 +236,8 @@ impl Loop<'_> {
         if self.ready.is_empty() {
             return Ok(());
         }
-        let group = self.consumer.group_metadata().ok_or_else(|| FormatError::new("the worker", "it is in no group"))?;
+        let group =
+            self.consumer.group_metadata().ok_or_else(|| FormatError::new("the worker", "it is in no group"))?;
         self.producer.begin()?;
         let mut positions: BTreeMap<u32, u64> = BTreeMap::new();
         for (input, output) in &self.ready {

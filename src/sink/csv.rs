@@ -245,7 +245,13 @@ fn write_float(out: &mut Vec<u8>, value: f32) {
     });
 }
 
-fn write_special_or(out: &mut Vec<u8>, is_nan: bool, is_infinite: bool, is_negative: bool, write: impl FnOnce(&mut Vec<u8>)) {
+fn write_special_or(
+    out: &mut Vec<u8>,
+    is_nan: bool,
+    is_infinite: bool,
+    is_negative: bool,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
     match (is_nan, is_infinite, is_negative) {
         (true, ..) => out.extend_from_slice(b"NaN"),
         (_, true, true) => out.extend_from_slice(b"-inf"),

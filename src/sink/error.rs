@@ -13,7 +13,9 @@ pub type Result<T, E = SinkError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum SinkError {
     /// The ledger does not account for each row once.
-    #[error("the ledger does not balance: {0}. Nothing was published. This is a fault of the log or of scoreline, not of the data: please report it, and start the run anew with --restart")]
+    #[error(
+        "the ledger does not balance: {0}. Nothing was published. This is a fault of the log or of scoreline, not of the data: please report it, and start the run anew with --restart"
+    )]
     Ledger(String),
     /// The output exists.
     #[error("{path} exists and holds something else; nothing was overwritten. Choose another --output, or add --overwrite", path = path.display())]

@@ -29,6 +29,7 @@ use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
 use crate::log::{Consumer, Event, Log, Message, Offset, Producer, TopicPartition};
+use crate::record::frame::{FRAME_HEADER, decode_header};
 use crate::record::run::{IngestProgress, Outcome, OutputRecord, PublishedFile, RunRecord, Verdict, WORKER_GROUP, key};
 use crate::record::{DeadLetter, FormatError, Receipt, RowCounts};
 use crate::service::{Meters, StateView, Stop, state_record};
@@ -177,6 +178,7 @@ impl Sink<'_> {
                 work.turn()?;
             }
             work.settle(0)?;
+            work.check_nothing_behind()?;
             work.stage_all()?;
         }
         work.publish().map(Some)
@@ -191,7 +193,10 @@ impl<'a> Loop<'a> {
             None => first_checkpoint(sink)?,
         };
         let readers = |topic: &Arc<str>, offsets: &[u64]| {
-            (0_u32..).zip(offsets).map(|(p, offset)| Partition::open(sink.log, topic, p, *offset)).collect::<Result<Vec<_>>>()
+            (0_u32..)
+                .zip(offsets)
+                .map(|(p, offset)| Partition::open(sink.log, topic, p, *offset))
+                .collect::<Result<Vec<_>>>()
         };
         // What is staged and about to be published is not opened any more.
         let (rows, ledger_bytes, dead_bytes) = match at.publishing {
@@ -267,6 +272,36 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
+    /// Behind the last window's records there must be no more of this run: they would be rows scored twice.
+    fn check_nothing_behind(&mut self) -> Result<()> {
+        let run = &self.sink.run.run;
+        let behind = |at: &TopicPartition| {
+            SinkError::Ledger(format!("{at} holds records of run {run} behind those of its last window"))
+        };
+        for partition in &mut self.ledger {
+            while let Some(message) = partition.next(Duration::ZERO)? {
+                if Receipt::decode(message.record.value.as_ref())?.run == *run {
+                    return Err(behind(&partition.at));
+                }
+            }
+        }
+        for partition in &mut self.output {
+            while let Some(message) = partition.next(Duration::ZERO)? {
+                if decode_header(message.record.header(FRAME_HEADER))?.run == *run {
+                    return Err(behind(&partition.at));
+                }
+            }
+        }
+        for partition in &mut self.dead_letter {
+            while let Some(message) = partition.next(Duration::ZERO)? {
+                if DeadLetter::decode(message.record.value.as_ref())?.run == *run {
+                    return Err(behind(&partition.at));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Gives a window to the pool.
     fn start(&mut self, receipt: Receipt) -> Result<()> {
         let partition = receipt.partition as usize;
@@ -290,7 +325,9 @@ impl<'a> Loop<'a> {
     fn settle(&mut self, most: usize) -> Result<()> {
         while self.queue.len() > most {
             let Some(in_flight) = self.queue.pop_front() else { break };
-            let gone = || FormatError::new("a formatting thread", "it gave up; this is a fault of scoreline, please report it");
+            let gone = || {
+                FormatError::new("a formatting thread", "it gave up; this is a fault of scoreline, please report it")
+            };
             let checked = in_flight.checked.recv().map_err(|_| gone())??;
             self.stage(&in_flight, &checked)?;
         }
@@ -381,7 +418,9 @@ impl<'a> Loop<'a> {
         let (sink, output) = (self.sink, &publishing.output);
         let names = Names::beside(Path::new(&sink.run.definition.output.path));
         let beside = sink.replace || sink.replace_beside;
-        if sink.run.definition.output.action == crate::record::run::OutputAction::Parts && output.outcome == Outcome::Finished {
+        if sink.run.definition.output.action == crate::record::run::OutputAction::Parts
+            && output.outcome == Outcome::Finished
+        {
             std::fs::create_dir_all(&names.output).map_err(io_error("create", &names.output))?;
         }
         for (staged, file) in &publishing.rows {

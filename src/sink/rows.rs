@@ -89,16 +89,12 @@ impl RowWriter {
         let spec = run.definition.output.clone();
         let is_csv_file = spec.action == OutputAction::AppendRow && spec.format == OutputFormat::Csv;
         let schema: SchemaRef = Arc::new(run.output_schema());
-        let mut writer = Self {
-            folder: folder.to_owned(),
-            csv: None,
-            part: None,
-            spec,
-            schema,
-            staged,
-        };
+        let mut writer = Self { folder: folder.to_owned(), csv: None, part: None, spec, schema, staged };
         if is_csv_file {
-            let open = writer.staged.open.get_or_insert_with(|| StagedPart { name: WHOLE.to_owned(), ..StagedPart::default() });
+            let open = writer
+                .staged
+                .open
+                .get_or_insert_with(|| StagedPart { name: WHOLE.to_owned(), ..StagedPart::default() });
             let mut file = StagedFile::open(&folder.join(&open.name), open.bytes)?;
             if file.length() == 0 {
                 file.append(&csv::header(&writer.schema))?;
@@ -189,12 +185,11 @@ impl RowWriter {
             (OutputAction::Parts, None) => {
                 let folder = Path::new(&self.spec.path);
                 let done = self.staged.done.iter();
-                done
-                    .map(|part| {
-                        let name = folder.join(&part.name).to_string_lossy().into_owned();
-                        self.whole_file(&self.folder.join(&part.name), name, part.rows)
-                    })
-                    .collect()
+                done.map(|part| {
+                    let name = folder.join(&part.name).to_string_lossy().into_owned();
+                    self.whole_file(&self.folder.join(&part.name), name, part.rows)
+                })
+                .collect()
             }
         }
     }
@@ -285,7 +280,8 @@ fn splice(path: &Path, folder: &Path, schema: &Schema, groups: &[StagedPart]) ->
     let file = File::create(path).map_err(io_error("write", path))?;
     // The schema, and the Arrow schema beside it, are what an empty file of the same columns has.
     let spec_properties: WriterPropertiesPtr = Arc::new(properties_of_whole());
-    let empty = ArrowWriter::try_new(Vec::new(), Arc::new(schema.clone()), Some(properties_of_whole()))?.into_inner()?;
+    let empty =
+        ArrowWriter::try_new(Vec::new(), Arc::new(schema.clone()), Some(properties_of_whole()))?.into_inner()?;
     let empty = bytes::Bytes::from(empty);
     let metadata = ArrowReaderMetadata::load(&empty, ArrowReaderOptions::default())?;
     let root = metadata.metadata().file_metadata().schema_descr().root_schema_ptr();

@@ -29,7 +29,12 @@ fn unbalanced<T>(why: String) -> Result<T> {
 impl Tiles {
     /// No receipt yet; each partition's range starts at its offset in `starts`.
     pub fn new(starts: &[u64]) -> Self {
-        Self { next_window: 0, next_offsets: starts.to_vec(), counts: RowCounts::default(), sum_in: Checksum::default() }
+        Self {
+            next_window: 0,
+            next_offsets: starts.to_vec(),
+            counts: RowCounts::default(),
+            sum_in: Checksum::default(),
+        }
     }
 
     /// The partition that the next window is in.

@@ -23,7 +23,13 @@ pub struct Checked {
 ///
 /// # Errors
 /// [`SinkError::Ledger`] where they differ.
-pub fn check(receipt: &Receipt, records: &[Message], columns: usize, spec: &OutputSpec, is_failed: bool) -> Result<Checked> {
+pub fn check(
+    receipt: &Receipt,
+    records: &[Message],
+    columns: usize,
+    spec: &OutputSpec,
+    is_failed: bool,
+) -> Result<Checked> {
     let (mut rows, mut sum) = (0, Checksum::default());
     let mut batches = Vec::with_capacity(records.len());
     for message in records {
@@ -54,7 +60,8 @@ pub fn check(receipt: &Receipt, records: &[Message], columns: usize, spec: &Outp
         OutputFormat::Csv => {
             let mut text = Vec::new();
             for batch in &batches {
-                csv::write_rows(&mut text, batch, spec.escape_formulas).map_err(|e| FormatError::new("a row of the output", e))?;
+                csv::write_rows(&mut text, batch, spec.escape_formulas)
+                    .map_err(|e| FormatError::new("a row of the output", e))?;
             }
             Ok(Checked { bytes: text.len() as u64, chunk: Chunk::Text(text) })
         }

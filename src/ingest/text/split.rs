@@ -7,7 +7,7 @@
 use std::io::Read;
 
 use bytes::Bytes;
-use memchr::{memchr, memchr2, memchr_iter, memmem, memrchr};
+use memchr::{memchr, memchr_iter, memchr2, memmem, memrchr};
 
 use super::Dialect;
 use crate::record::rejects::MAX_RAW_BYTES;
