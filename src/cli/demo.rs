@@ -92,7 +92,7 @@ fn write_rows(path: &Path, rows: u64) -> std::io::Result<()> {
     std::fs::rename(&unfinished, path)
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
+/// `SplitMix64` (Steele, Lea and Flood 2014).
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;

@@ -57,7 +57,7 @@ pub(crate) struct Global {
     #[arg(long, short, global = true)]
     quiet: bool,
 
-    /// WARNING, INFO or DEBUG, or directives as RUST_LOG has them [default: WARNING]
+    /// WARNING, INFO or DEBUG, or directives as `RUST_LOG` has them [default: WARNING]
     #[arg(long, global = true, value_name = "LEVEL")]
     logging_level: Option<String>,
 }

@@ -114,7 +114,7 @@ struct SettingArgs {
     #[arg(long, value_name = "CHARACTER", help_heading = "Input")]
     quote: Option<String>,
 
-    /// The CSV files have no header; their columns are called column_1 and so on, or as --column-names says
+    /// The CSV files have no header; their columns are called `column_1` and so on, or as --column-names says
     #[arg(long, help_heading = "Input")]
     no_header: bool,
 
@@ -134,7 +134,7 @@ struct SettingArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     format: Option<String>,
 
-    /// append_row (one file, in the input's order), parts (a folder of files) or summary_only [default: append_row]
+    /// `append_row` (one file, in the input's order), parts (a folder of files) or `summary_only` [default: `append_row`]
     #[arg(long, value_name = "ACTION", help_heading = "Output")]
     output_action: Option<String>,
 

@@ -219,6 +219,8 @@ impl Reader<'_> {
         }
     }
 
+    /// A setting that may be empty. The outer option is whether it could be read.
+    #[allow(clippy::option_option, reason = "a fault and an empty setting are different things")]
     fn optional<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
         self.parsed(name, |text| if text.is_empty() { Ok(None) } else { parse(text).map(Some) })
     }
@@ -271,7 +273,7 @@ impl Reader<'_> {
     }
 
     fn dataset(&mut self) -> Option<DatasetOptions> {
-        let format = self.optional("input_format", |text| text.parse::<Format>());
+        let format = self.optional("input_format", str::parse::<Format>);
         let delimiter = self.optional("delimiter", one_byte);
         let quote = self.optional("quote", one_byte);
         let header = self.truth("header");
@@ -291,7 +293,7 @@ impl Reader<'_> {
 
     /// Reads everything before it gives up on anything, so that all faults are found.
     fn settings(&mut self) -> Option<Settings> {
-        let mini_batch_size = self.parsed("mini_batch_size", |text| text.parse::<MiniBatchSize>());
+        let mini_batch_size = self.parsed("mini_batch_size", str::parse::<MiniBatchSize>);
         let error_threshold = self.number("error_threshold", -1, i64::MAX);
         let run_max_try = self.number("run_max_try", 1, 100);
         let run_invocation_timeout = self.parsed("run_invocation_timeout", duration);
@@ -377,7 +379,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => f64::NAN,
     };
-    let seconds = number.parse().map(|n: f64| n * factor).unwrap_or(f64::NAN);
+    let seconds = number.parse().map_or(f64::NAN, |n: f64| n * factor);
     Duration::try_from_secs_f64(seconds)
         .ok()
         .filter(|d| !d.is_zero())

@@ -15,7 +15,7 @@ use super::coordinator::Coordinator;
 use super::error::{ControlError, Result};
 use crate::ingest::{Dataset, DatasetOptions, Ingest, IngestError};
 use crate::log::embedded::{Embedded, Options};
-use crate::log::{Cleanup, Log, TopicPartition, TopicSpec};
+use crate::log::{Cleanup, Log, LogError, TopicPartition, TopicSpec};
 use crate::record::run::{
     IngestProgress, InputFile, Outcome, OutputRecord, PublishedFile, RunDefinition, RunRecord, Topics, key,
 };
@@ -220,14 +220,13 @@ impl LocalRun {
     /// Removes an unfinished run to the same output, unless another process is at it.
     ///
     /// # Errors
-    /// [`crate::log::LogError::InUse`], or what the system says.
+    /// [`LogError::InUse`], or what the system says.
     pub fn give_up_earlier(&self) -> Result<()> {
         let log = self.work.join("log");
         if log.is_dir() {
-            match Embedded::open(&log, Options::default()) {
-                Err(error @ crate::log::LogError::InUse { .. }) => return Err(error.into()),
-                // A damaged log is given up like any other.
-                _ => {}
+            // A damaged log is given up like any other; one that is in use is not.
+            if let Err(error @ LogError::InUse { .. }) = Embedded::open(&log, Options::default()) {
+                return Err(error.into());
             }
         }
         let removed = std::fs::remove_dir_all(&self.work);

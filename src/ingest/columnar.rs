@@ -61,7 +61,7 @@ pub fn common_schema(files: &[InputFile], format: Format) -> Result<Schema> {
     let mut common: Option<Schema> = None;
     for file in files {
         let path = Path::new(&file.path);
-        let schema = plain_schema(&*open(path, format, 1, 0)?.schema());
+        let schema = plain_schema(&open(path, format, 1, 0)?.schema());
         match &common {
             None => common = Some(schema),
             Some(first) if *first == schema => {}

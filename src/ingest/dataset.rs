@@ -197,13 +197,6 @@ impl Dataset {
         Ok(Self { files, format, schema: schema.into(), options })
     }
 
-    /// The dataset of a run that was begun before, with its columns as they were settled then.
-    pub fn resume(files: Vec<InputFile>, options: DatasetOptions, schema: Schema) -> Result<Self> {
-        let first = files.first().ok_or_else(|| IngestError::NoInput("no file was named".to_owned()))?;
-        let format = options.format_of(&first.path)?;
-        Ok(Self { format, files, schema: schema.into(), options })
-    }
-
     /// How the fields of one CSV file become the dataset's columns.
     ///
     /// # Errors

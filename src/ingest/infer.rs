@@ -39,12 +39,13 @@ struct Seen {
     is_float: bool,
     is_bool: bool,
     numbers: usize,
+    wholes: usize,
     values: usize,
 }
 
 impl Seen {
     fn new(name: String) -> Self {
-        Self { name, is_int: true, is_float: true, is_bool: true, numbers: 0, values: 0 }
+        Self { name, is_int: true, is_float: true, is_bool: true, numbers: 0, wholes: 0, values: 0 }
     }
 
     fn value(&mut self, text: &str) {
@@ -52,7 +53,9 @@ impl Seen {
         let round_trips = is_number && !has_leading_zero(text);
         self.values += 1;
         self.numbers += usize::from(is_number);
-        self.is_int &= round_trips && text.parse::<i64>().is_ok_and(|n| text.starts_with('-') == (n < 0));
+        let is_whole = round_trips && text.parse::<i64>().is_ok_and(|n| text.starts_with('-') == (n < 0));
+        self.wholes += usize::from(is_whole);
+        self.is_int &= is_whole;
         self.is_float &= round_trips && (text.len() <= 17 || text.contains(['.', 'e', 'E']));
         self.is_bool &= matches!(text, "true" | "false");
     }
@@ -64,6 +67,7 @@ impl Seen {
             _ if self.values == 0 && wanted == Wanted::Number => ColumnType::Float64,
             _ if self.values == 0 => ColumnType::String,
             _ if self.is_bool => ColumnType::Boolean,
+            Wanted::Number if mostly_numbers && self.wholes == self.numbers => ColumnType::Int64,
             Wanted::Number if mostly_numbers => ColumnType::Float64,
             _ if self.is_int => ColumnType::Int64,
             _ if self.is_float => ColumnType::Float64,

@@ -176,31 +176,58 @@ pub trait Log: Send + Sync {
     fn create_topic(&self, spec: &TopicSpec) -> Result<()>;
 
     /// Deletes a topic with its records and every group's positions in it; no error where there is none.
+    ///
+    /// # Errors
+    /// Any failure of the log.
     fn delete_topic(&self, name: &str) -> Result<()>;
 
     /// The topic's definition, or `None`.
+    ///
+    /// # Errors
+    /// Any failure of the log.
     fn topic(&self, name: &str) -> Result<Option<TopicSpec>>;
 
     /// All topics, by name.
+    ///
+    /// # Errors
+    /// Any failure of the log.
     fn topics(&self) -> Result<Vec<TopicSpec>>;
 
     /// The partition's readable range.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::UnknownPartition`].
     fn offsets(&self, at: &TopicPartition) -> Result<OffsetRange>;
 
     /// The position that `group` committed in the partition, or `None`.
+    ///
+    /// # Errors
+    /// Any failure of the log.
     fn position(&self, group: &str, at: &TopicPartition) -> Result<Option<Position>>;
 
     /// Opens a transactional producer, shutting out an older one with the same id.
+    ///
+    /// # Errors
+    /// Any failure of the log.
     fn producer(&self, transactional_id: &str) -> Result<Box<dyn Producer>>;
 
     /// Joins `group` as a consumer of `topics`. The first poll answers [`Event::Assigned`].
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`].
     fn subscribe(&self, group: &str, topics: &[&str], start: StartAt) -> Result<Box<dyn Consumer>>;
 
     /// Reads the given partitions from the given offsets, outside any group.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::UnknownPartition`].
     fn reader(&self, from: &[(TopicPartition, Offset)]) -> Result<Box<dyn Consumer>>;
 
     /// Gives up the records before `before`: they may be deleted and are not read again.
     /// An offset behind the end trims up to the end.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::UnknownPartition`].
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<()>;
 }
 
@@ -220,13 +247,23 @@ pub trait Producer: Send {
     fn send(&mut self, to: &TopicPartition, record: Record) -> Result<()>;
 
     /// Adds the group's positions to the open transaction.
+    ///
+    /// # Errors
+    /// [`LogError::MetadataTooLarge`], [`LogError::MemberReplaced`], [`LogError::Fenced`].
     fn send_positions(&mut self, group: &GroupMetadata, positions: &[(TopicPartition, Position)]) -> Result<()>;
 
     /// Makes the open transaction visible and durable, all of it. After an error the transaction is
     /// over: nothing of it is visible, unless the error says that the outcome is unknown.
+    ///
+    /// # Errors
+    /// [`LogError::Full`] and [`LogError::QuotaExceeded`], after which the same records may be sent again;
+    /// [`LogError::Fenced`], [`LogError::MemberReplaced`], and any other failure of the log.
     fn commit(&mut self) -> Result<()>;
 
     /// Throws the open transaction away; no error where none is open.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`].
     fn abort(&mut self) -> Result<()>;
 }
 
@@ -235,6 +272,9 @@ pub trait Consumer: Send {
     /// Waits up to `timeout` for the next event. An answer holds at most about 4 MiB of records
     /// (always at least one record, however large), taken in turn from the partitions that have some,
     /// the partition that has waited longest first.
+    ///
+    /// # Errors
+    /// [`LogError::OffsetOutOfRange`], [`LogError::MemberReplaced`], and any failure of the log.
     fn poll(&mut self, timeout: Duration) -> Result<Event>;
 
     /// The offset that will be read next, or `None` where the partition is not assigned.

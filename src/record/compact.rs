@@ -179,7 +179,7 @@ mod tests {
         #[test]
         fn numbers_come_back(values in proptest::collection::vec(proptest::option::of(-300i64..300), 0..2000)) {
             assert_round_trip(Arc::new(Int64Array::from(values.clone())));
-            assert_round_trip(Arc::new(Float64Array::from_iter(values.iter().map(|v| v.map(|v| v as f64 / 10.0)))));
+            assert_round_trip(Arc::new(values.iter().map(|v| v.map(|v| v as f64 / 10.0)).collect::<Float64Array>()));
         }
 
         #[test]

@@ -57,7 +57,8 @@ pub fn raw_text(raw: &[u8]) -> (String, Option<String>) {
     match std::str::from_utf8(raw) {
         Ok(text) => (text.to_owned(), None),
         Err(_) => {
-            let hex = raw.iter().map(|byte| format!("{byte:02x}")).collect();
+            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+            let hex = raw.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
             (String::from_utf8_lossy(raw).into_owned(), Some(hex))
         }
     }

@@ -70,7 +70,7 @@ pub fn to_batch(rows: &[RejectedRow]) -> Result<RecordBatch, FormatError> {
         Arc::new(schema()),
         vec![
             Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.row))),
-            Arc::new(UInt64Array::from_iter(rows.iter().map(|r| r.line))),
+            Arc::new(rows.iter().map(|r| r.line).collect::<UInt64Array>()),
             Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.reason))),
             Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.raw))),
             Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.raw_len))),

@@ -84,6 +84,11 @@ impl Features {
         self.rows
     }
 
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
     /// Only the rows at `places`.
     pub fn select(&self, places: &[usize]) -> Self {
         let features = self.features.iter().map(|feature| feature.select(places)).collect();

@@ -13,7 +13,13 @@ use prost::Message;
 use super::error::{Result, ScoreError};
 
 /// The ONNX format's own types, generated from its schema.
-#[allow(missing_docs, clippy::pedantic, unused_qualifications, reason = "generated from the ONNX project's schema")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unused_qualifications,
+    reason = "generated from the ONNX project's schema"
+)]
 pub mod onnx {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
@@ -149,8 +155,34 @@ fn check_domains(graph: &GraphProto, functions: &[onnx::FunctionProto]) -> Resul
     })
 }
 
+/// The classes as an operator names them, or else the list from which the label is picked by its place.
 fn find_classes(graph: &GraphProto) -> Option<ClassLabels> {
-    graph.node.iter().rev().find_map(|node| node.attribute.iter().find_map(class_labels))
+    let named = graph.node.iter().rev().find_map(|node| node.attribute.iter().find_map(class_labels));
+    named.or_else(|| graph.node.iter().rev().find_map(|node| picked_labels(graph, node)))
+}
+
+fn picked_labels(graph: &GraphProto, node: &NodeProto) -> Option<ClassLabels> {
+    // The same operator picks features; then the list comes from the rows and is no constant.
+    if node.op_type() != "ArrayFeatureExtractor" {
+        return None;
+    }
+    let list = graph.initializer.iter().find(|tensor| node.input.first().is_some_and(|name| name == tensor.name()))?;
+    let raw = list.raw_data();
+    let labels: Vec<String> = match tensor_proto::DataType::try_from(list.data_type()).ok()? {
+        tensor_proto::DataType::String => {
+            list.string_data.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+        }
+        tensor_proto::DataType::Int32 => {
+            let packed = raw.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
+            list.int32_data.iter().copied().chain(packed).map(|label| label.to_string()).collect()
+        }
+        tensor_proto::DataType::Int64 => {
+            let packed = raw.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+            list.int64_data.iter().copied().chain(packed).map(|label| label.to_string()).collect()
+        }
+        _ => return None,
+    };
+    (!labels.is_empty()).then_some(ClassLabels(labels))
 }
 
 fn class_labels(attribute: &AttributeProto) -> Option<ClassLabels> {

@@ -38,6 +38,7 @@ pub struct Limits {
 }
 
 /// A window with what its earlier tries showed.
+#[derive(Clone)]
 struct Job {
     input: Arc<WindowInput>,
     key: u64,
@@ -60,7 +61,7 @@ struct Watch {
     options: Option<Arc<RunOptions>>,
     call: (usize, usize),
     is_interrupted: bool,
-    job: Option<(u64, u32, bool, Arc<WindowInput>, Arc<Mutex<Vec<(usize, usize)>>>)>,
+    job: Option<Job>,
 }
 
 struct Slot {
@@ -214,11 +215,11 @@ impl Pool {
                 return Err(ScoreError::Hung { hung: self.hung, timeout_s: self.limits.timeout.as_secs() });
             }
             self.start_thread()?;
-            if let Some((key, given_up, is_careful, input, hung)) = job {
-                if is_careful {
-                    lock(&hung).push(call);
+            if let Some(job) = job {
+                if job.is_careful {
+                    lock(&job.hung).push(call);
                 }
-                self.retry(Job { input, key, given_up, is_careful, hung });
+                self.retry(job);
             }
         }
         Ok(())
@@ -228,8 +229,7 @@ impl Pool {
 fn score(scorer: &mut Scorer, job: Job, watch: &Mutex<Watch>, timeout: Duration) -> Done {
     {
         let mut watch = lock(watch);
-        let known = (job.key, job.given_up, job.is_careful, Arc::clone(&job.input), Arc::clone(&job.hung));
-        *watch = Watch { deadline: Some(Instant::now() + timeout), job: Some(known), ..Watch::default() };
+        *watch = Watch { deadline: Some(Instant::now() + timeout), job: Some(job.clone()), ..Watch::default() };
     }
     let guard = ThreadGuard { watch, timeout, is_careful: job.is_careful, hung: &job.hung };
     let scored = job.input.score(scorer, &guard, job.given_up);

@@ -140,7 +140,7 @@ impl Column {
         let said = |e: ort::Error| e.to_string();
         match ty {
             TensorElementType::Int64 => {
-                self.int64s().extend_from_slice(&value.try_extract_tensor::<i64>().map_err(said)?.1[..taken])
+                self.int64s().extend_from_slice(&value.try_extract_tensor::<i64>().map_err(said)?.1[..taken]);
             }
             TensorElementType::Int32 => {
                 let values = value.try_extract_tensor::<i32>().map_err(said)?.1;

@@ -107,12 +107,12 @@ struct Loop<'a> {
 impl Loop<'_> {
     fn turn(&mut self) -> Result<()> {
         self.state.refresh()?;
-        self.submit()?;
+        self.submit();
         let running = self.pool.as_ref().map_or(0, Pool::running);
         if self.waiting.is_empty() {
             let timeout = if running == 0 && self.ready.is_empty() { IDLE } else { Duration::ZERO };
             self.read(timeout)?;
-            self.submit()?;
+            self.submit();
         }
         self.collect(if running > 0 { BRIEFLY } else { Duration::ZERO })?;
         let is_due = self.ready_since.is_some_and(|since| since.elapsed() >= COMMIT_INTERVAL);
@@ -190,8 +190,8 @@ impl Loop<'_> {
     }
 
     /// Gives waiting windows to the pool while it has room.
-    fn submit(&mut self) -> Result<()> {
-        let Some(pool) = &mut self.pool else { return Ok(()) };
+    fn submit(&mut self) {
+        let Some(pool) = &mut self.pool else { return };
         let most = 2 * self.worker.limits.threads.max(1);
         // Finished windows that wait for an earlier one of their partition take memory too.
         let held: usize = self.flights.values().map(VecDeque::len).sum();
@@ -206,7 +206,6 @@ impl Loop<'_> {
             self.next_key += 1;
             room -= 1;
         }
-        Ok(())
     }
 
     /// Takes what the pool finished and puts it in order.

@@ -216,7 +216,7 @@ fn write_digits(out: &mut Vec<u8>, mut value: u64) {
 fn write_double(out: &mut Vec<u8>, value: f64, is_whole: bool) {
     let size = value.abs();
     let thousandths = (size * 1000.0).round();
-    if thousandths < 1e12 && thousandths / 1000.0 == size {
+    if thousandths < 1e12 && (thousandths / 1000.0).to_bits() == size.to_bits() {
         if value.is_sign_negative() {
             out.push(b'-');
         }

@@ -180,24 +180,25 @@ impl RowWriter {
             (OutputAction::AppendRow, None) => {
                 let path = self.folder.join(WHOLE);
                 let rows = splice(&path, &self.folder, &self.schema, &self.staged.done)?;
-                Ok(vec![self.whole_file(&path, self.spec.path.clone(), rows)?])
+                Ok(vec![whole_file(&path, self.spec.path.clone(), rows)?])
             }
             (OutputAction::Parts, None) => {
                 let folder = Path::new(&self.spec.path);
                 let done = self.staged.done.iter();
                 done.map(|part| {
                     let name = folder.join(&part.name).to_string_lossy().into_owned();
-                    self.whole_file(&self.folder.join(&part.name), name, part.rows)
+                    whole_file(&self.folder.join(&part.name), name, part.rows)
                 })
                 .collect()
             }
         }
     }
+}
 
-    fn whole_file(&self, staged: &Path, path: String, rows: u64) -> Result<(PathBuf, PublishedFile)> {
-        let bytes = std::fs::metadata(staged).map_err(io_error("look at", staged))?.len();
-        Ok((staged.to_owned(), PublishedFile { path, rows, bytes, sha256: digest_of(staged)? }))
-    }
+/// A staged file as it will be published.
+fn whole_file(staged: &Path, path: String, rows: u64) -> Result<(PathBuf, PublishedFile)> {
+    let bytes = std::fs::metadata(staged).map_err(io_error("look at", staged))?.len();
+    Ok((staged.to_owned(), PublishedFile { path, rows, bytes, sha256: digest_of(staged)? }))
 }
 
 impl Part {

@@ -1,5 +1,8 @@
 //! Scoreline's behaviour, through its public doors.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, and says where")]
+
 mod ledger;
+mod models;
 mod resume;
 mod support;

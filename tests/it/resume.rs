@@ -1,13 +1,14 @@
 //! Resume: a run that is killed at any moment goes on with the same command, and its output is the same bytes as from
 //! an undisturbed run.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{beside, fail, folder, model, read_jsonl, scoreline, succeed, summary};
 
-/// Numbers from a seed (SplitMix64), so that a failure can be repeated.
+/// Numbers from a seed (`SplitMix64`), so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -32,7 +33,7 @@ fn write_rows(path: &Path, rows: u64) {
         let cell = |n: u64| format!("{}.{}", n / 10 % 8, n % 10);
         let first = if row % 100 == 7 { "bad".to_owned() } else { cell(row) };
         let note = if row % 1000 == 3 { "\"two\nlines\"" } else { "plain" };
-        text += &format!("{first},{},{},{},{note}\n", cell(row * 3), cell(row * 7), cell(row * 11));
+        writeln!(text, "{first},{},{},{},{note}", cell(row * 3), cell(row * 7), cell(row * 11)).unwrap();
     }
     std::fs::write(path, text).unwrap();
 }

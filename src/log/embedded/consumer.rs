@@ -208,10 +208,10 @@ impl Consumer for EmbeddedConsumer {
                 let partitions = partitions.map(|assigned| (assigned.at.clone(), Offset(assigned.next)));
                 return Ok(Event::Assigned(partitions.collect()));
             }
-            let shares = self.choose(&mut state)?;
-            if shares.iter().any(|share| !share.records.is_empty()) {
+            let chosen = self.choose(&mut state)?;
+            if chosen.iter().any(|share| !share.records.is_empty()) {
                 drop(state);
-                return Ok(Event::Records(self.read(&shares)?));
+                return Ok(Event::Records(self.read(&chosen)?));
             }
             let time_left;
             (state, time_left) = shared.wait(state, deadline);

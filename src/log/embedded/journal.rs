@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn more_pieces_than_one_call_takes_are_written() {
-        let parts: Vec<Bytes> = (0..3 * MOST_PIECES).map(|i| Bytes::from(vec![i as u8; i % 3])).collect();
+        let parts: Vec<Bytes> =
+            (0..3 * MOST_PIECES).map(|i| Bytes::from(vec![u8::try_from(i % 251).unwrap(); i % 3])).collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         write_all_at(file.as_file(), &parts, 2).unwrap();
         let written = std::fs::read(file.path()).unwrap();

@@ -11,7 +11,10 @@
 //! - What an open transaction holds is in memory only; values are neither copied nor encoded again.
 //! - A lack of space is no harm: the file is cut back to its last whole batch, nothing else changes,
 //!   and the log goes on when there is space again. A failed sync leaves the file's state unknown:
-//!   the log then takes no more writes.
+//!   the log then takes no more writes. (A limit for the size of files, `RLIMIT_FSIZE`, is a lack of
+//!   space like others, but only in a process that ignores the signal `SIGXFSZ`: it ends all others.)
+//! - A trim gives files back as soon as nothing else is in them. To write it down takes some bytes:
+//!   on a disk without a single free block the files stay until there is one.
 //! - A torn write at the very end of the journal, which nobody acknowledged, is cut off when the log
 //!   is opened. Anything else that is not as it was written is [`LogError::Damaged`].
 //! - Trims are remembered in memory at once and written with the next batch, or when they let a file
@@ -107,7 +110,8 @@ const MAX_NAME_BYTES: usize = 249;
 /// How a log is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A segment of this many bytes is followed by a new one.
+    /// A segment with this many bytes is followed by a new one; with more where its snapshot is large,
+    /// four times as many as that has, so that snapshots are a small part of what is written.
     pub segment_bytes: u64,
     /// The most bytes that the segments may take together: records and topics that would take them
     /// over it are refused. Positions, trims and deleted topics are not, and neither are snapshots:
@@ -154,6 +158,7 @@ impl Embedded {
     }
 
     /// The space that the log takes.
+    #[must_use]
     pub fn disk_usage(&self) -> DiskUsage {
         self.shared.usage()
     }

@@ -71,16 +71,15 @@ impl Transaction {
     /// Where records for `to` are collected.
     fn output(&mut self, to: &TopicPartition, shared: &Shared) -> Result<&mut Output> {
         if self.outputs.get(self.last).is_none_or(|output| output.to != *to) {
-            self.last = match self.outputs.iter().position(|output| output.to == *to) {
-                Some(place) => place,
-                None => {
-                    let state = shared.state();
-                    let (topic, _) = state.find(to)?;
-                    let cleanup = state.topic(topic).map_or(Cleanup::Delete, |topic| topic.spec.cleanup);
-                    let block = Block { topic, partition: to.partition, ..Block::default() };
-                    self.outputs.push(Output { to: to.clone(), cleanup, block });
-                    self.outputs.len() - 1
-                }
+            self.last = if let Some(place) = self.outputs.iter().position(|output| output.to == *to) {
+                place
+            } else {
+                let state = shared.state();
+                let (topic, _) = state.find(to)?;
+                let cleanup = state.topic(topic).map_or(Cleanup::Delete, |topic| topic.spec.cleanup);
+                let block = Block { topic, partition: to.partition, ..Block::default() };
+                self.outputs.push(Output { to: to.clone(), cleanup, block });
+                self.outputs.len() - 1
             };
         }
         Ok(&mut self.outputs[self.last])

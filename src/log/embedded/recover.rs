@@ -72,7 +72,7 @@ impl Scan<'_> {
                 Err(NoBatch::Broken(why)) if last && at > 0 && !self.any_batch_behind(rest) => {
                     tracing::warn!(
                         file = %path.display(), at, bytes = rest.len(), why,
-                        "cut off a torn write that was never acknowledged",
+                        "cut off an unfinished write at the end of the journal",
                     );
                     let cut = File::options().write(true).open(&path);
                     let cut = cut.and_then(|file| file.set_len(at as u64).and_then(|()| file.sync_all()));

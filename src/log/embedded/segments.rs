@@ -209,7 +209,7 @@ mod tests {
     fn only_a_bounded_number_of_files_is_open() {
         let folder = tempfile::tempdir().unwrap();
         let mut segments = Segments::new(folder.path());
-        for number in 0..3 * OPEN_FILES as u32 {
+        for number in 0..u32::try_from(3 * OPEN_FILES).unwrap() {
             fs::write(path_of(folder.path(), number), [0]).unwrap();
             segments.created(number, 1);
             segments.open(number).unwrap();

@@ -26,6 +26,9 @@ pub struct Shared {
     /// The folder.
     pub folder: PathBuf,
     options: Options,
+    /// Who waits for the journal first stands here, one at a time: a lock lets the thread that gave it
+    /// up have it again at once, and one that writes without a pause would keep all others out.
+    next: Mutex<()>,
     journal: Mutex<Journal>,
     state: Mutex<State>,
     /// Signalled whenever a waiting consumer may have something to do.
@@ -48,11 +51,12 @@ impl Shared {
     /// A log that was read from `folder`.
     pub fn new(folder: PathBuf, options: Options, journal: Journal, state: State, lock: FolderLock) -> Self {
         let (journal, state) = (Mutex::new(journal), Mutex::new(state));
-        Self { folder, options, journal, state, changed: Condvar::new(), _lock: lock }
+        Self { folder, options, next: Mutex::new(()), journal, state, changed: Condvar::new(), _lock: lock }
     }
 
     /// Takes the journal: whoever has it is the only one who changes anything but by trimming.
     pub fn journal(&self) -> Result<MutexGuard<'_, Journal>> {
+        let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         self.journal.lock().map_err(|_| LogError::Poisoned {
             folder: self.folder.clone(),
             why: "a thread panicked while it was writing".to_owned(),

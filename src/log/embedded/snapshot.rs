@@ -118,14 +118,14 @@ fn blocks(folder: &Path, live: &Live) -> Result<Vec<Block>> {
             if body::key(&body).is_none() {
                 return Err(read::damaged(folder, slot));
             }
-            push(&mut blocks, live, *offset, body);
+            push(&mut blocks, live, *offset, &body);
         }
     }
     Ok(blocks)
 }
 
 /// Adds a record to the last block, or to a new one where the last one cannot say its offset.
-fn push(blocks: &mut Vec<Block>, live: &Live, offset: u64, body: Bytes) {
+fn push(blocks: &mut Vec<Block>, live: &Live, offset: u64, body: &Bytes) {
     let delta = blocks.last().and_then(|block| u32::try_from(offset - block.base).ok());
     let delta = delta.unwrap_or_else(|| {
         let (topic, partition) = (live.topic, live.partition);
@@ -135,6 +135,6 @@ fn push(blocks: &mut Vec<Block>, live: &Live, offset: u64, body: Bytes) {
     if let Some(block) = blocks.last_mut() {
         let length = u32::try_from(body.len()).expect("a slot's length is a u32");
         block.entries.push(Entry { delta, length });
-        block.bodies.push(&body);
+        block.bodies.push(body);
     }
 }

@@ -211,7 +211,9 @@ impl State {
         let named = |change: &Change| if let Change::Topic { id, .. } = change { Some(*id) } else { None };
         let listed: BTreeSet<u32> = changes.iter().filter_map(named).collect();
         let gone: Vec<u32> = self.topics.keys().copied().filter(|id| !listed.contains(id)).collect();
-        gone.into_iter().for_each(|id| self.delete_topic(id));
+        for id in gone {
+            self.delete_topic(id);
+        }
         self.groups.clear();
         self.untold_trims.clear();
         for change in changes {
