@@ -70,14 +70,9 @@ impl<'a> Coordinator<'a> {
                 }
             }
         }
-        let most = self.run.definition.error_threshold;
-        let is_over = u64::try_from(most).is_ok_and(|most| self.counts.dead > most);
-        if is_over && self.verdict.is_none() {
-            let reason = format!(
-                "{} rows failed, more than the error threshold of {most} allows (of {} rows read so far)",
-                self.counts.dead, self.counts.rows
-            );
-            let verdict = Verdict { reason };
+        if self.verdict.is_none()
+            && let Some(verdict) = self.run.definition.verdict(&self.counts)
+        {
             self.producer.begin()?;
             let state = TopicPartition::new(Arc::clone(&self.run.topics.state), 0);
             self.producer.send(&state, state_record(&key::verdict(&self.run.run), &verdict)?)?;

@@ -166,17 +166,15 @@ impl LocalRun {
         let (record, resumed) = self.begin(&log)?;
         let meters = Meters::default();
         let output = self.run_services(&log, &record, &meters, interrupt, tell)?;
-        let state = StateView::new(&log, &record.topics.state)?;
-        let reason = state.get(&key::verdict(&record.run))?.map(|v: crate::record::run::Verdict| v.reason);
         let usage = log.disk_usage();
-        drop((state, log));
+        drop(log);
         self.remove_work()?;
         let elapsed_s = begun.elapsed().as_secs_f64();
         let done = meters.rows_out.get() + meters.rows_dead.get();
         Ok(RunSummary {
             run: record.run,
             outcome: output.outcome,
-            reason,
+            reason: output.reason,
             resumed,
             ended_before: false,
             counts: output.counts,

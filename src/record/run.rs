@@ -224,6 +224,8 @@ pub enum Outcome {
 pub struct OutputRecord {
     /// How the run ended.
     pub outcome: Outcome,
+    /// Why it failed.
+    pub reason: Option<String>,
     /// Rows by what became of them.
     pub counts: RowCounts,
     /// Windows.
@@ -279,6 +281,19 @@ pub fn written_whole(field: &Field) -> Field {
 /// Whether the column is one of [`written_whole`].
 pub fn is_written_whole(field: &Field) -> bool {
     field.metadata().get(WRITTEN).is_some_and(|how| how == WHOLE)
+}
+
+impl RunDefinition {
+    /// The verdict over a run with these counts: more dead rows than it may have are its end. It is the same whoever
+    /// asks, be it the coordinator while the run goes on or the sink when all receipts are in.
+    pub fn verdict(&self, counts: &RowCounts) -> Option<Verdict> {
+        let most = u64::try_from(self.error_threshold).ok().filter(|most| counts.dead > *most)?;
+        let reason = format!(
+            "{} rows failed, more than the error threshold of {most} allows (of {} rows read so far)",
+            counts.dead, counts.rows
+        );
+        Some(Verdict { reason })
+    }
 }
 
 impl RunRecord {

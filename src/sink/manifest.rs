@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::run::{Outcome, OutputRecord, PublishedFile, RunDefinition, RunRecord, Verdict};
+use crate::record::run::{Outcome, OutputRecord, PublishedFile, RunDefinition, RunRecord};
 use crate::record::{Checksum, Digest, RowCounts, RunId};
 
 /// What a run did: its files with rows and SHA-256, its ledger, its model, its parameters.
@@ -51,12 +51,12 @@ pub struct ManifestModel {
 
 impl Manifest {
     /// The manifest of a run whose files are published.
-    pub fn new(run: &RunRecord, output: &OutputRecord, checksum: Checksum, verdict: Option<&Verdict>) -> Self {
+    pub fn new(run: &RunRecord, output: &OutputRecord, checksum: Checksum) -> Self {
         Self {
             v: 1,
             run: run.run.clone(),
             outcome: output.outcome,
-            reason: verdict.map(|v| v.reason.clone()),
+            reason: output.reason.clone(),
             model: ManifestModel { name: run.model_name.clone(), sha256: run.definition.model },
             rows: output.counts,
             windows: output.windows,

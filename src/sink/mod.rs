@@ -227,6 +227,12 @@ impl<'a> Loop<'a> {
         Ok(self.state.get(&key::verdict(&self.sink.run.run))?)
     }
 
+    /// The verdict once all receipts are in: the coordinator may not have come to the last of them.
+    fn last_verdict(&self) -> Result<Option<Verdict>> {
+        let given = self.verdict()?;
+        Ok(given.or_else(|| self.sink.run.definition.verdict(&self.at.tiles.counts)))
+    }
+
     /// Whether all receipts were read and balance.
     fn is_complete(&mut self) -> Result<bool> {
         self.state.refresh()?;
@@ -381,7 +387,7 @@ impl<'a> Loop<'a> {
 
     /// Ends the staged files, and writes down what is about to be published.
     fn stage_all(&mut self) -> Result<()> {
-        let verdict = self.verdict()?;
+        let verdict = self.last_verdict()?;
         let run = self.sink.run;
         let names = Names::beside(Path::new(&run.definition.output.path));
         // A run that has failed publishes no rows.
@@ -398,6 +404,7 @@ impl<'a> Loop<'a> {
         let dead = (counts.dead > 0).then(|| staged(&self.dead_letter_file, &names.dead_letters, counts.dead));
         let output = OutputRecord {
             outcome: if verdict.is_some() { Outcome::Failed } else { Outcome::Finished },
+            reason: verdict.map(|verdict| verdict.reason),
             counts,
             windows: self.at.tiles.next_window,
             files: rows.iter().map(|(_, file)| file.clone()).collect(),
@@ -438,7 +445,7 @@ impl<'a> Loop<'a> {
     }
 
     fn publish_manifest(&self, name: &Path, output: &OutputRecord, replace: bool) -> Result<()> {
-        let manifest = Manifest::new(self.sink.run, output, self.at.tiles.sum_in, self.verdict()?.as_ref());
+        let manifest = Manifest::new(self.sink.run, output, self.at.tiles.sum_in);
         let json = serde_json::to_vec_pretty(&manifest).map_err(|e| FormatError::new("the manifest", e))?;
         let staged = self.sink.staging.join("manifest.json");
         let mut file = StagedFile::open(&staged, 0)?;
