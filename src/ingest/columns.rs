@@ -158,6 +158,11 @@ impl ColumnBuilder {
         }
     }
 
+    /// Whether there is no cell.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Drops the cells from place `rows` on.
     pub fn truncate(&mut self, rows: usize) {
         match &mut self.cells {
