@@ -129,7 +129,10 @@ impl From<ScoreError> for Failure {
 
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let result = match &cli.verb {
         Verb::Score(args) => score::run(args, &cli.global),
         Verb::Model(args) => model::run(args, &cli.global),
@@ -137,8 +140,9 @@ pub fn run() -> ExitCode {
         Verb::Demo(args) => demo::run(args, &cli.global),
         Verb::Setup(args) => setup::run(args, &cli.global),
         Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "scoreline", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "scoreline", &mut script);
+            print(&String::from_utf8_lossy(&script))
         }
     };
     match result {
@@ -148,6 +152,19 @@ pub fn run() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Tells of arguments that cannot be, or prints the help or the version that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // The arguments were not understood, so what they say of JSON is looked for by hand.
+    let wants_json = std::env::args_os().any(|arg| arg == "--json");
+    if !error.use_stderr() || !wants_json {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let failure = Failure::usage(text.trim().trim_start_matches("error: "));
+    tell(&failure, true);
+    ExitCode::from(failure.code)
 }
 
 fn tell(failure: &Failure, is_json: bool) {

@@ -265,8 +265,7 @@ impl Job {
         };
         let output = match &scratch {
             Some(folder) => folder.path().join("output"),
-            None => std::path::absolute(&self.output)
-                .map_err(|e| Failure::usage(format!("--output {:?}: {e}", self.output)))?,
+            None => self.output_path(settings.output_action)?,
         };
         let library = runtime_candidates(settings.onnx_runtime.clone()).find()?;
         let runtime = Runtime::load(&library)?;
@@ -278,6 +277,17 @@ impl Job {
             copy_to_stdout(Path::new(&file.path))?;
         }
         Ok((summary, is_to_stdout))
+    }
+
+    /// The output's absolute path. A name that ends in a slash means a folder.
+    fn output_path(&self, action: OutputAction) -> Result<PathBuf, Failure> {
+        if self.output.ends_with(std::path::is_separator) && action != OutputAction::Parts {
+            return Err(Failure::usage(format!("--output {:?} names a folder; name a file", self.output)));
+        }
+        let path = std::path::absolute(&self.output);
+        let path = path.map_err(|e| Failure::usage(format!("--output {:?}: {e}", self.output)))?;
+        // The names of the files beside it are its own with something behind: no slash may stand between.
+        Ok(path.components().collect())
     }
 
     fn local_run(&self, settings: Settings, model: Arc<Model>, output: &Path) -> Result<LocalRun, Failure> {

@@ -112,8 +112,11 @@ fn called(command: &mut Command, python: &str, what: &str) -> Result<(), Failure
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
-            Err(Failure::new(format!("{what} ({last})")))
+            // pip tells the cause behind "ERROR:", and may go on for some lines.
+            let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+            let cause =
+                lines.clone().find(|line| line.starts_with("ERROR")).or_else(|| lines.next_back()).unwrap_or_default();
+            Err(Failure::new(format!("{what} ({cause})")))
         }
     }
 }

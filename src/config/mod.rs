@@ -19,6 +19,8 @@ pub const DEFAULTS: &str = include_str!("../../configs/defaults.toml");
 /// The file that is read where it is there and no other is named.
 pub const DEFAULT_FILE: &str = "scoreline.toml";
 const ENVIRONMENT: &str = "SCORELINE";
+/// Where flags come from, for people.
+const COMMAND_LINE: &str = "the command line";
 
 /// Settings that cannot be: all of them at once.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,13 +85,15 @@ pub struct Settings {
 /// The layers before they are checked.
 pub struct Layers {
     values: Map<String, Value>,
+    /// What is said of names that no setting has.
+    unknown: Vec<String>,
 }
 
 impl Layers {
     /// Reads all layers. `file` is the one that the user named.
     ///
     /// # Errors
-    /// A file that cannot be read or is not TOML, and names that no setting has.
+    /// A file that cannot be read or is not TOML.
     pub fn read(file: Option<&Path>, flags: &Flags) -> Result<Self, Faults> {
         let fault = |e: config::ConfigError| Faults(vec![e.to_string()]);
         let defaults =
@@ -102,15 +106,17 @@ impl Layers {
         };
         builder = builder.add_source(Environment::with_prefix(ENVIRONMENT).prefix_separator("_").ignore_empty(true));
         for (name, setting) in flags {
-            builder = builder.set_override(name, setting.clone()).map_err(fault)?;
+            let value = Value::new(Some(&COMMAND_LINE.to_owned()), setting.clone());
+            builder = builder.set_override(name, value).map_err(fault)?;
         }
         let values = builder.build().and_then(Config::cache_values).map_err(fault)?;
         let unknown = |name: &String| {
             let origin = values[name].origin().map(|o| format!(" (from {o})")).unwrap_or_default();
             format!("there is no setting {name:?}{origin}{}", nearest(name, &known))
         };
-        let faults: Vec<String> = values.keys().filter(|name| !known.contains(*name)).map(unknown).collect();
-        if faults.is_empty() { Ok(Self { values }) } else { Err(Faults(faults)) }
+        let mut unknown: Vec<String> = values.keys().filter(|name| !known.contains(*name)).map(unknown).collect();
+        unknown.sort();
+        Ok(Self { values, unknown })
     }
 
     /// The settings as TOML, each with where it comes from.
@@ -119,8 +125,8 @@ impl Layers {
             .values
             .iter()
             .map(|(name, value)| {
-                let origin = value.origin().filter(|o| !o.is_empty()).unwrap_or("defaults");
-                let origin = if origin == "defaults" { String::new() } else { format!("  # {origin}") };
+                let origin = origins(value).into_iter().collect::<Vec<_>>().join(", ");
+                let origin = if origin.is_empty() { String::new() } else { format!("  # {origin}") };
                 format!("{name} = {}{origin}", toml_text(value))
             })
             .collect();
@@ -133,7 +139,7 @@ impl Layers {
     /// # Errors
     /// All faults at once.
     pub fn check(&self) -> Result<Settings, Faults> {
-        let mut read = Reader { values: &self.values, faults: Vec::new() };
+        let mut read = Reader { values: &self.values, faults: self.unknown.clone() };
         let settings = read.settings();
         match settings {
             Some(settings) if read.faults.is_empty() => Ok(settings),
@@ -162,8 +168,20 @@ impl From<Setting> for ValueKind {
         match setting {
             Setting::One(text) => text.into(),
             Setting::List(texts) => texts.into(),
-            Setting::Table(table) => table.into_iter().map(|(k, v)| (k, Value::from(v))).collect::<Map<_, _>>().into(),
+            Setting::Table(table) => {
+                // Tables of several layers become one, so each value says where it comes from.
+                let value = |text: String| Value::new(Some(&COMMAND_LINE.to_owned()), text);
+                table.into_iter().map(|(k, v)| (k, value(v))).collect::<Map<_, _>>().into()
+            }
         }
+    }
+}
+
+/// Where a setting comes from, but for the defaults.
+fn origins(value: &Value) -> BTreeSet<String> {
+    match &value.kind {
+        ValueKind::Table(table) => table.values().flat_map(origins).collect(),
+        _ => value.origin().filter(|origin| !origin.is_empty()).map(str::to_owned).into_iter().collect(),
     }
 }
 
@@ -390,9 +408,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
+    /// The settings of an empty file and these flags.
+    fn checked(flags: &Flags) -> Result<Settings, Faults> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        Layers::read(Some(file.path()), flags)?.check()
+    }
+
     #[test]
     fn the_defaults_are_settings() {
-        let settings = Layers::read(Some(Path::new("/dev/null")), &Flags::new()).unwrap().check().unwrap();
+        let settings = checked(&Flags::new()).unwrap();
         assert_eq!(settings.run_max_try, 3);
         assert_eq!(settings.run_invocation_timeout, Duration::from_mins(1));
     }
@@ -401,14 +425,14 @@ mod tests {
     fn all_faults_are_listed_with_where_they_come_from() {
         let flags = [("run_max_try", "0"), ("missing", "maybe"), ("delimiter", "ab"), ("log_quota", "1KB")];
         let flags = flags.map(|(name, text)| (name.to_owned(), Setting::One(text.to_owned()))).into();
-        let faults = Layers::read(Some(Path::new("/dev/null")), &flags).unwrap().check().unwrap_err().0;
+        let faults = checked(&flags).unwrap_err().0;
         assert_eq!(faults.len(), 4, "{faults:?}");
     }
 
     #[test]
     fn unknown_settings_are_refused_with_the_nearest() {
         let flags = [("mini_bach_size".to_owned(), Setting::One("1".to_owned()))].into();
-        let Err(faults) = Layers::read(Some(Path::new("/dev/null")), &flags) else { panic!("accepted") };
+        let faults = checked(&flags).unwrap_err();
         assert!(faults.0[0].contains("did you mean \"mini_batch_size\""), "{faults}");
     }
 

@@ -28,8 +28,10 @@ const MAX_BATCH_ROWS: u64 = 1 << 16;
 /// Runs code of a reader; a panic becomes an error.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, ArrowError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(result) => result.map_err(|error| IngestError::file(path, error)),
-        Err(_) => Err(IngestError::file(path, "the file is damaged: its reader gave up")),
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(ArrowError::IoError(_, error))) => Err(IngestError::read(path, error)),
+        Ok(Err(error)) => Err(IngestError::damaged(path, error)),
+        Err(_) => Err(IngestError::damaged(path, "its reader gave up")),
     }
 }
 

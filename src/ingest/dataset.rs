@@ -187,6 +187,10 @@ impl Dataset {
                 return Err(IngestError::file(&file.path, why));
             }
         }
+        if first.path == STDIN && matches!(format, Format::Parquet | Format::Arrow) {
+            let why = "standard input is read as CSV or JSON lines only; save it as a file and name that";
+            return Err(IngestError::Option(why.to_owned()));
+        }
         let schema = match format {
             Format::Csv | Format::Jsonl => infer::text_schema(&files, format, &options, wanted)?,
             Format::Parquet | Format::Arrow => columnar::common_schema(&files, format)?,

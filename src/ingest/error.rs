@@ -59,6 +59,16 @@ impl IngestError {
 
     /// A file that cannot be read.
     pub fn read(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Read { path: path.into(), source }
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        match source.kind() {
+            UnexpectedEof | InvalidData | InvalidInput => Self::damaged(path, source),
+            _ => Self::Read { path: path.into(), source },
+        }
+    }
+
+    /// A file whose content is broken.
+    pub fn damaged(path: impl Into<PathBuf>, why: impl ToString) -> Self {
+        let why = why.to_string();
+        Self::file(path, format!("it is damaged or cut off ({why}); copy it or write it anew"))
     }
 }

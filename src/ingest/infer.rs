@@ -157,6 +157,11 @@ pub fn byte_order_mark(path: &Path, text: &[u8]) -> Result<usize> {
             let why = "it is UTF-16 text; convert it first, for example with iconv -f utf-16 -t utf-8";
             Err(IngestError::file(path, why))
         }
+        [0, ..] | [_, 0, ..] => {
+            let why = "it begins with zero bytes, as UTF-16 text does and UTF-8 text does not; convert it first, for \
+                       example with iconv -f utf-16le -t utf-8";
+            Err(IngestError::file(path, why))
+        }
         _ => Ok(0),
     }
 }

@@ -94,7 +94,7 @@ impl Source {
         if path == Path::new(STDIN) {
             let whole = stdin_sample()?.0.as_slice().chain(io::stdin());
             let counted = Counted { inner: whole, read: Arc::clone(&read) };
-            return Self::decompressed(BufReader::with_capacity(1 << 20, counted), read);
+            return Self::decompressed(BufReader::with_capacity(1 << 20, counted), read)?.skipped(offset);
         }
         let mut file = File::open(path)?;
         if file.metadata()?.is_dir() {
@@ -106,9 +106,12 @@ impl Source {
             return Ok(Self { reader: Box::new(Counted { inner: file, read: Arc::clone(&read) }), read });
         }
         let counted = Counted { inner: file, read: Arc::clone(&read) };
-        let mut source = Self::decompressed(BufReader::with_capacity(256 * 1024, counted), read)?;
-        let skipped = io::copy(&mut source.by_ref().take(offset), &mut io::sink())?;
-        if skipped == offset { Ok(source) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) }
+        Self::decompressed(BufReader::with_capacity(256 * 1024, counted), read)?.skipped(offset)
+    }
+
+    fn skipped(mut self, bytes: u64) -> io::Result<Self> {
+        let skipped = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
+        if skipped == bytes { Ok(self) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) }
     }
 
     fn decompressed(mut inner: impl io::BufRead + Send + 'static, read: Arc<AtomicU64>) -> io::Result<Self> {

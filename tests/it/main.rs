@@ -10,4 +10,5 @@ mod log_embedded;
 mod models;
 mod output;
 mod resume;
+mod runtime;
 mod support;
