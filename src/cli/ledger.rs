@@ -49,10 +49,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         Failure::new(format!("there is no manifest at {}; {why}", manifest_path.display()))
     })?;
     let ledger = PathBuf::from(&manifest.ledger.path);
-    let found = digest_of(&ledger).map_err(|e| Failure::new(e.to_string()))?;
-    if found != manifest.ledger.sha256 {
-        let why = format!("{} is not the ledger that the manifest names: its SHA-256 is {found}", ledger.display());
-        return Err(Failure::new(why));
+    for file in manifest.files.iter().chain([&manifest.ledger]).chain(&manifest.dead_letters) {
+        let found = digest_of(Path::new(&file.path)).map_err(|e| Failure::new(e.to_string()))?;
+        if found != file.sha256 {
+            let why =
+                format!("{} is not what its run published: its SHA-256 is {found}, was {}", file.path, file.sha256);
+            return Err(Failure::new(why));
+        }
     }
     if !global.json && !summary {
         print(

@@ -49,7 +49,7 @@ pub struct Cli {
 /// Options of every verb.
 #[derive(clap::Args)]
 pub(crate) struct Global {
-    /// Results and errors as JSON: one object on standard output, errors on standard error
+    /// Results as JSON on standard output, errors as JSON on standard error
     #[arg(long, global = true)]
     json: bool,
 
@@ -159,7 +159,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
     // The arguments were not understood, so what they say of JSON is looked for by hand.
     let wants_json = std::env::args_os().any(|arg| arg == "--json");
     if !error.use_stderr() || !wants_json {
-        error.exit();
+        // There is nobody left to tell where the output is closed.
+        let _ = error.print();
+        return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
     }
     let text = error.render().to_string();
     let failure = Failure::usage(text.trim().trim_start_matches("error: "));

@@ -7,6 +7,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::{Failure, Global, print, runtime_candidates};
+use crate::config::{Flags, Layers};
 use crate::score::model::{Input, Role};
 use crate::score::{Model, Runtime};
 use crate::telemetry::start_logging;
@@ -34,7 +35,9 @@ enum Verb {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     start_logging(global.logging_level.as_deref().unwrap_or_default()).map_err(Failure::usage)?;
     let Verb::Inspect { model, onnx_runtime } = &args.verb;
-    let runtime = Runtime::load(&runtime_candidates(onnx_runtime.clone()).find()?)?;
+    let settings = Layers::read(None, &Flags::new())?.check()?;
+    let given = onnx_runtime.clone().or(settings.onnx_runtime);
+    let runtime = Runtime::load(&runtime_candidates(given).find()?)?;
     let model = Model::load(model, &runtime)?;
     print(&if global.json { as_json(&model) } else { as_text(&model) })
 }

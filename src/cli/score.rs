@@ -65,6 +65,7 @@ pub(crate) struct Args {
 
 /// Flags that are settings: `configs/defaults.toml` says what each means.
 #[derive(clap::Args)]
+#[allow(clippy::doc_markdown, reason = "these are help texts, which show backticks")]
 struct SettingArgs {
     /// Rows (1024) or bytes of input (1024KB, 10MB, 1GB) scored and accounted for together [default: 1MB]
     #[arg(long, value_name = "SIZE", help_heading = "Scoring")]
@@ -114,7 +115,7 @@ struct SettingArgs {
     #[arg(long, value_name = "CHARACTER", help_heading = "Input")]
     quote: Option<String>,
 
-    /// The CSV files have no header; their columns are called `column_1` and so on, or as --column-names says
+    /// The CSV files have no header; their columns are called column_1 and so on, or as --column-names says
     #[arg(long, help_heading = "Input")]
     no_header: bool,
 
@@ -134,7 +135,7 @@ struct SettingArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     format: Option<String>,
 
-    /// `append_row` (one file, in the input's order), parts (a folder of files) or `summary_only` [default: `append_row`]
+    /// append_row (one file, in the input's order), parts (a folder of files) or summary_only [default: append_row]
     #[arg(long, value_name = "ACTION", help_heading = "Output")]
     output_action: Option<String>,
 
@@ -284,7 +285,7 @@ impl Job {
         if self.output.ends_with(std::path::is_separator) && action != OutputAction::Parts {
             return Err(Failure::usage(format!("--output {:?} names a folder; name a file", self.output)));
         }
-        let path = std::path::absolute(&self.output);
+        let path = absolute(&self.output);
         let path = path.map_err(|e| Failure::usage(format!("--output {:?}: {e}", self.output)))?;
         // The names of the files beside it are its own with something behind: no slash may stand between.
         Ok(path.components().collect())
@@ -352,6 +353,15 @@ impl Job {
             local.give_up_earlier()?;
         }
         Ok(())
+    }
+}
+
+/// The path with its folder resolved, so that the same file has one name however it is spelled.
+fn absolute(path: &str) -> io::Result<PathBuf> {
+    let path: PathBuf = std::path::absolute(path)?.components().collect();
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(folder)), Some(name)) => Ok(folder.join(name)),
+        _ => Ok(path),
     }
 }
 

@@ -49,9 +49,14 @@ fn package() -> Result<Package, Failure> {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let candidates = runtime_candidates(None);
-    if let Ok(library) = candidates.find() {
-        Runtime::load(&library)?;
-        return said(global, &library, "is there already");
+    match candidates.find() {
+        Ok(library) => {
+            Runtime::load(&library)?;
+            return said(global, &library, "is there already");
+        }
+        // Where the user says it is, it must be: what is fetched would not be used.
+        Err(error) if candidates.given.is_some() => return Err(error.into()),
+        Err(_) => {}
     }
     let target = candidates.fetched();
     let folder = target.parent().unwrap_or(Path::new(".")).to_owned();

@@ -32,8 +32,8 @@ pub enum ControlError {
     Format(#[from] FormatError),
     /// An unfinished run stands where this one would.
     #[error(
-        "an unfinished run with other settings stands in {folder} (it differs in: {differs}). Run its own command again \
-         to finish it, or add --restart to give it up",
+        "an unfinished run stands in {folder}, and this one differs from it in: {differs}. Add --restart to give the \
+         unfinished one up; with the same files and settings as then, it would go on",
         folder = folder.display()
     )]
     OtherRun {

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::coordinator::Coordinator;
 use super::error::{ControlError, Result};
+use crate::ingest::source::STDIN;
 use crate::ingest::{Dataset, DatasetOptions, Ingest, IngestError};
 use crate::log::embedded::{Embedded, Options};
 use crate::log::{Cleanup, Log, LogError, TopicPartition, TopicSpec};
@@ -157,7 +158,7 @@ impl LocalRun {
         if !log_folder.exists() {
             // What a crash left half removed is no unfinished run.
             self.remove_work()?;
-            if let Some(manifest) = self.ended_before().filter(|_| !self.overwrite) {
+            if let Some(manifest) = self.ended_before().filter(|_| !self.overwrite && !self.is_from_stdin()) {
                 return Ok(self.summary_of(manifest));
             }
             self.check_place()?;
@@ -165,8 +166,10 @@ impl LocalRun {
         let log = Embedded::open(&log_folder, options)?;
         let (record, resumed) = self.begin(&log)?;
         let meters = Meters::default();
+        tracing::info!(run = %record.run, resumed, files = record.definition.inputs.len(), model = %record.definition.model.short(), "run begins");
         let output = self.run_services(&log, &record, &meters, interrupt, tell)?;
         let usage = log.disk_usage();
+        tracing::info!(run = %record.run, rows = output.counts.rows, scored = output.counts.scored, dead = output.counts.dead, "run ended");
         drop(log);
         self.remove_work()?;
         let elapsed_s = begun.elapsed().as_secs_f64();
@@ -201,6 +204,11 @@ impl LocalRun {
         let renamed = if self.work.exists() { std::fs::rename(&self.work, &ended) } else { Ok(()) };
         let removed = renamed.and_then(|()| if ended.exists() { std::fs::remove_dir_all(&ended) } else { Ok(()) });
         removed.map_err(|e| ControlError::Place(format!("cannot remove the work folder {}: {e}", self.work.display())))
+    }
+
+    /// Whether the rows come from standard input, of which one cannot tell whether it is the same again.
+    fn is_from_stdin(&self) -> bool {
+        self.definition.inputs.iter().any(|file| file.path == STDIN)
     }
 
     /// The manifest of this very run, where it has ended already: with this definition, and files that are still

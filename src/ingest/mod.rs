@@ -387,6 +387,7 @@ impl<'a> Dealer<'a> {
             .map(|p| Ok(self.ingest.log.offsets(&TopicPartition::new(topics.input.clone(), p))?.end.0))
             .collect();
         self.progress.ends = Some(ends?);
+        tracing::info!(rows = self.progress.rows, windows = self.progress.windows, "all rows are on the input topic");
         self.begin()?;
         self.commit()?;
         Ok(self.progress)

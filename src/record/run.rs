@@ -2,7 +2,7 @@
 //!
 //! What is known of a run stands in the compacted state topic, under keys of its own, each written by one
 //! room alone: `run/ID` by the coordinator, `run/ID/ingest` by ingest (in the transactions that carry its
-//! frames), `run/ID/verdict` by the coordinator, `run/ID/output` by the sink.
+//! frames), `run/ID/verdict` by the coordinator, `run/ID/sink` (its checkpoint) and `run/ID/output` by the sink.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -199,7 +199,7 @@ pub struct Verdict {
 /// A file that a run published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedFile {
-    /// Its path; relative to the manifest's folder where it lies below that.
+    /// Its path: absolute, and in the manifest's file from the manifest's folder.
     pub path: String,
     /// Its rows.
     pub rows: u64,

@@ -80,13 +80,19 @@ impl Graph {
         Ok(Self {
             classes,
             producer: [model.producer_name(), model.producer_version()].join(" ").trim().to_owned(),
-            opsets: model.opset_import.iter().map(|o| format!("{} {}", domain_name(o.domain()), o.version())).collect(),
+            opsets: opsets(&model),
             nodes,
             zip_maps_cut,
             output_operators,
             rewritten: is_cut.then(|| model.encode_to_vec()),
         })
     }
+}
+
+/// The operator sets, each once: some converters name one twice.
+fn opsets(model: &ModelProto) -> Vec<String> {
+    let all = model.opset_import.iter().map(|o| format!("{} {}", domain_name(o.domain()), o.version()));
+    all.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
 fn domain_name(domain: &str) -> &str {

@@ -196,6 +196,16 @@ impl Model {
             );
             ScoreError::model(&self.path, why)
         })?;
+        if let Some(rows) = shape.first().filter(|rows| **rows >= 0) {
+            let why = format!(
+                "its input {name:?} takes exactly {rows} rows a call; export it with a dynamic first dimension"
+            );
+            return Err(ScoreError::model(&self.path, why));
+        }
+        if shape.is_empty() {
+            let why = format!("its input {name:?} is a single value, so no rows can be given to it");
+            return Err(ScoreError::model(&self.path, why));
+        }
         Ok(Input { name: name.to_owned(), element, row_shape: shape.iter().skip(1).copied().collect() })
     }
 

@@ -69,9 +69,30 @@ impl Manifest {
         }
     }
 
-    /// The manifest at `path`, or `None` where there is none that can be read.
+    /// The manifest at `path`, its files' paths resolved; `None` where there is none that can be read.
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        let mut manifest: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        manifest.each_path(|path| folder.join(path));
+        Some(manifest)
+    }
+
+    /// The manifest as it is written to `path`: its files, which lie below that folder, are named from there, so that
+    /// all may be moved together.
+    ///
+    /// # Errors
+    /// None that depends on the run.
+    pub fn encode(mut self, path: &Path) -> Result<Vec<u8>, serde_json::Error> {
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        self.each_path(|path| path.strip_prefix(&folder).unwrap_or(path).to_owned());
+        serde_json::to_vec_pretty(&self)
+    }
+
+    fn each_path(&mut self, change: impl Fn(&Path) -> PathBuf) {
+        let beside = std::iter::once(&mut self.ledger).chain(&mut self.dead_letters);
+        for file in self.files.iter_mut().chain(beside) {
+            file.path = change(Path::new(&file.path)).to_string_lossy().into_owned();
+        }
     }
 }
 
@@ -91,6 +112,8 @@ pub struct Names {
 impl Names {
     /// The names of the files beside `output`.
     pub fn beside(output: &Path) -> Self {
+        // Without a slash at its end.
+        let output: &Path = &output.components().collect::<PathBuf>();
         let with = |suffix: &str| {
             let mut name = output.as_os_str().to_owned();
             name.push(suffix);

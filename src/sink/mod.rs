@@ -45,6 +45,8 @@ use window::{Checked, check};
 
 /// What is staged is synced and the log's records given up when so many bytes came since.
 const CHECKPOINT_BYTES: u64 = 48 << 20;
+/// Or when what came took so many bytes of the log.
+const CHECKPOINT_WIRE_BYTES: u64 = 8 << 20;
 /// Or so much time went by.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for a receipt before looking whether the run is over.
@@ -152,6 +154,7 @@ struct Loop<'a> {
     dead_letter_file: StagedFile,
     queue: VecDeque<InFlight>,
     bytes_since: u64,
+    wire_bytes_since: u64,
     checkpoint_at: Instant,
 }
 
@@ -219,6 +222,7 @@ impl<'a> Loop<'a> {
             state,
             queue: VecDeque::new(),
             bytes_since: 0,
+            wire_bytes_since: 0,
             checkpoint_at: Instant::now(),
         })
     }
@@ -253,11 +257,14 @@ impl<'a> Loop<'a> {
             None if self.queue.is_empty() => self.check_not_lost(partition)?,
             None => self.settle(self.queue.len() - 1)?,
         }
+        self.checkpoint_where_due()
+    }
+
+    /// Parts and row groups can be gone back to only where one ends, so this is asked after each window.
+    fn checkpoint_where_due(&mut self) -> Result<()> {
         let is_due = self.bytes_since > 0 && self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL;
-        if self.rows.is_at_boundary() && (is_due || self.bytes_since >= CHECKPOINT_BYTES) {
-            self.checkpoint()?;
-        }
-        Ok(())
+        let is_much = self.bytes_since >= CHECKPOINT_BYTES || self.wire_bytes_since >= CHECKPOINT_WIRE_BYTES;
+        if self.rows.is_at_boundary() && (is_due || is_much) { self.checkpoint() } else { Ok(()) }
     }
 
     /// A window that workers are past, and of which there is no receipt, will never have one.
@@ -342,7 +349,7 @@ impl<'a> Loop<'a> {
 
     fn stage(&mut self, window: &InFlight, checked: &Checked) -> Result<()> {
         let receipt = &window.receipt;
-        self.rows.write(receipt.window, receipt.counts.scored, &checked.chunk)?;
+        self.rows.write(receipt.window, receipt.counts.scored, checked.wire_bytes, &checked.chunk)?;
         let mut line = receipt.encode()?.to_vec();
         line.push(b'\n');
         self.ledger_file.append(&line)?;
@@ -359,8 +366,9 @@ impl<'a> Loop<'a> {
         let partition = receipt.partition as usize;
         (self.at.ledger[partition], self.at.output[partition], self.at.dead_letter[partition]) = window.next_offsets;
         self.bytes_since += checked.bytes + line.len() as u64;
+        self.wire_bytes_since += checked.wire_bytes;
         self.sink.meters.rows_out.add(receipt.counts.scored);
-        Ok(())
+        self.checkpoint_where_due()
     }
 
     /// Makes what was staged durable, then commits where it ends.
@@ -374,7 +382,8 @@ impl<'a> Loop<'a> {
         (self.at.ledger_bytes, self.at.dead_letter_bytes) = (self.ledger_file.length(), self.dead_letter_file.length());
         let at = self.at.clone();
         self.put(&checkpoint_key(self.sink.run), &at)?;
-        (self.bytes_since, self.checkpoint_at) = (0, Instant::now());
+        (self.bytes_since, self.wire_bytes_since, self.checkpoint_at) = (0, 0, Instant::now());
+        tracing::debug!(windows = self.at.tiles.next_window, "checkpoint");
         Ok(())
     }
 
@@ -429,6 +438,9 @@ impl<'a> Loop<'a> {
             && output.outcome == Outcome::Finished
         {
             std::fs::create_dir_all(&names.output).map_err(io_error("create", &names.output))?;
+            if sink.replace {
+                rows::remove_other_parts(&names.output, &output.files)?;
+            }
         }
         for (staged, file) in &publishing.rows {
             publish(staged, Path::new(&file.path), file.sha256, sink.replace)?;
@@ -446,7 +458,7 @@ impl<'a> Loop<'a> {
 
     fn publish_manifest(&self, name: &Path, output: &OutputRecord, replace: bool) -> Result<()> {
         let manifest = Manifest::new(self.sink.run, output, self.at.tiles.sum_in);
-        let json = serde_json::to_vec_pretty(&manifest).map_err(|e| FormatError::new("the manifest", e))?;
+        let json = manifest.encode(name).map_err(|e| FormatError::new("the manifest", e))?;
         let staged = self.sink.staging.join("manifest.json");
         let mut file = StagedFile::open(&staged, 0)?;
         file.append(&json)?;

@@ -66,6 +66,7 @@ pub struct RowWriter {
 struct Part {
     path: PathBuf,
     rows: u64,
+    wire_bytes: u64,
     first_window: u64,
     next_window: u64,
     file: PartFile,
@@ -79,6 +80,9 @@ enum PartFile {
 /// The name of the staged file of [`OutputAction::AppendRow`].
 const WHOLE: &str = "rows";
 const OPEN_PART: &str = "part.open";
+/// A part or row group ends at the latest when its rows took so much on the log, which must keep them until then:
+/// less than what ingest may be ahead by with the smallest quota, or each would wait for the other.
+const PART_WIRE_BYTES: u64 = 12 << 20;
 
 impl RowWriter {
     /// Goes on where `staged` was synced.
@@ -104,11 +108,11 @@ impl RowWriter {
         Ok(writer)
     }
 
-    /// Adds a window's rows.
+    /// Adds a window's rows, which took `wire_bytes` on the output topic.
     ///
     /// # Errors
     /// [`super::SinkError::Full`] and the like.
-    pub fn write(&mut self, window: u64, rows: u64, chunk: &Chunk) -> Result<()> {
+    pub fn write(&mut self, window: u64, rows: u64, wire_bytes: u64, chunk: &Chunk) -> Result<()> {
         match (&mut self.csv, chunk) {
             (_, Chunk::Nothing) => Ok(()),
             (Some(file), Chunk::Text(text)) => {
@@ -118,23 +122,24 @@ impl RowWriter {
                 }
                 Ok(())
             }
-            (_, chunk) => self.write_part(window, rows, chunk),
+            (_, chunk) => self.write_part(window, rows, wire_bytes, chunk),
         }
     }
 
-    fn write_part(&mut self, window: u64, rows: u64, chunk: &Chunk) -> Result<()> {
+    fn write_part(&mut self, window: u64, rows: u64, wire_bytes: u64, chunk: &Chunk) -> Result<()> {
         let part = match &mut self.part {
             Some(part) => part,
             empty => empty.insert(Part::create(&self.folder, &self.spec, &self.schema, window)?),
         };
         part.write(chunk)?;
         part.rows += rows;
+        part.wire_bytes += wire_bytes;
         part.next_window = window + 1;
         let most = match self.spec.action {
             OutputAction::Parts => self.spec.part_rows,
             _ => self.spec.row_group_rows,
         };
-        if part.rows >= most { self.close_part() } else { Ok(()) }
+        if part.rows >= most || part.wire_bytes >= PART_WIRE_BYTES { self.close_part() } else { Ok(()) }
     }
 
     /// Whether a crash now would go back no further than the last window: nothing is open that is not a text file.
@@ -195,6 +200,23 @@ impl RowWriter {
     }
 }
 
+/// Removes the parts of an earlier run that is replaced: beside those of this one they would be rows twice. Files that
+/// are not called as parts are stay.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_other_parts(folder: &Path, parts: &[PublishedFile]) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(io_error("read", folder))? {
+        let path = entry.map_err(io_error("read", folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_part = name.starts_with("part-") && [".csv", ".parquet"].iter().any(|end| name.ends_with(end));
+        if is_part && !parts.iter().any(|part| Path::new(&part.path) == path) {
+            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// A staged file as it will be published.
 fn whole_file(staged: &Path, path: String, rows: u64) -> Result<(PathBuf, PublishedFile)> {
     let bytes = std::fs::metadata(staged).map_err(io_error("look at", staged))?.len();
@@ -219,7 +241,7 @@ impl Part {
                 PartFile::Parquet(Box::new(ArrowWriter::try_new(file, Arc::clone(schema), Some(properties(spec)))?))
             }
         };
-        Ok(Self { path, rows: 0, first_window: window, next_window: window, file })
+        Ok(Self { path, rows: 0, wire_bytes: 0, first_window: window, next_window: window, file })
     }
 
     fn write(&mut self, chunk: &Chunk) -> Result<()> {

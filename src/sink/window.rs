@@ -16,6 +16,8 @@ pub struct Checked {
     pub chunk: Chunk,
     /// About how many bytes they will take.
     pub bytes: u64,
+    /// How many bytes they took on the output topic.
+    pub wire_bytes: u64,
 }
 
 /// Checks a window's output records against its receipt: the run, the window, the number of rows, and the checksum
@@ -31,6 +33,7 @@ pub fn check(
     is_failed: bool,
 ) -> Result<Checked> {
     let (mut rows, mut sum) = (0, Checksum::default());
+    let wire_bytes = records.iter().map(|message| message.record.size() as u64).sum();
     let mut batches = Vec::with_capacity(records.len());
     for message in records {
         let header = decode_header(message.record.header(FRAME_HEADER))?;
@@ -54,7 +57,7 @@ pub fn check(
     }
     // A run that has failed publishes no rows.
     if is_failed || spec.action == OutputAction::SummaryOnly {
-        return Ok(Checked { chunk: Chunk::Nothing, bytes: rows });
+        return Ok(Checked { chunk: Chunk::Nothing, bytes: rows, wire_bytes });
     }
     match spec.format {
         OutputFormat::Csv => {
@@ -63,12 +66,12 @@ pub fn check(
                 csv::write_rows(&mut text, batch, spec.escape_formulas)
                     .map_err(|e| FormatError::new("a row of the output", e))?;
             }
-            Ok(Checked { bytes: text.len() as u64, chunk: Chunk::Text(text) })
+            Ok(Checked { bytes: text.len() as u64, chunk: Chunk::Text(text), wire_bytes })
         }
         OutputFormat::Parquet => {
             let plain = batches.iter().map(unpacked).collect::<Result<Vec<_>>>()?;
             let bytes = plain.iter().map(|b| b.get_array_memory_size() as u64).sum();
-            Ok(Checked { chunk: Chunk::Batches(plain), bytes })
+            Ok(Checked { chunk: Chunk::Batches(plain), bytes, wire_bytes })
         }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, and says where")]
 #![allow(clippy::float_cmp, reason = "the same bits are promised")]
 
+mod bad_input;
 mod failures;
 mod ledger;
 mod log_conformance;

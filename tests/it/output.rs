@@ -48,7 +48,8 @@ fn the_manifest_names_every_file_with_its_digest() {
     assert_eq!(manifest["model"]["sha256"], Digest::of(&model_bytes).to_string());
     assert_eq!(said["model_sha256"], manifest["model"]["sha256"]);
     for file in [&manifest["files"][0], &manifest["ledger"]] {
-        let bytes = std::fs::read(file["path"].as_str().unwrap()).unwrap();
+        assert!(!file["path"].as_str().unwrap().contains('/'), "named from the manifest");
+        let bytes = std::fs::read(folder.path().join(file["path"].as_str().unwrap())).unwrap();
         assert_eq!(file["sha256"], Digest::of(&bytes).to_string());
         assert_eq!(file["bytes"], bytes.len());
     }
@@ -182,4 +183,65 @@ fn the_log_gives_its_disk_back_and_stays_within_its_quota() {
     assert_eq!(names(folder.path()), ["demo", "scored.csv", "scored.csv.ledger.jsonl", "scored.csv.manifest.json"]);
     let said = fail(score(&model("iris_lr_tensor_float"), &rows, &output).args(["--log-quota", "1MB"]), 2);
     assert!(said.contains("at least 64MB"), "{said}");
+}
+
+/// Rows of text that does not compress, so that the log fills before a part of many rows is full.
+fn write_long_rows(path: &Path, rows: u64) {
+    let mut text = String::from("a,b,c,d,note\n");
+    let mut state = 1_u64;
+    for _ in 0..rows {
+        text.push_str("5.1,3.5,1.4,0.2,");
+        for _ in 0..20 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            text.extend((0..10).map(|byte| char::from(b'a' + ((state >> (8 + byte * 5)) % 26) as u8)));
+        }
+        text.push('\n');
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn parts_and_row_groups_end_before_the_log_is_full() {
+    let folder = folder();
+    let rows = folder.path().join("rows.csv");
+    write_long_rows(&rows, 400_000);
+    let quota = ["--log-quota", "64MB"];
+    let parquet = folder.path().join("scored.parquet");
+    let said = summary(score(&model("iris_lr_tensor_float"), &rows, &parquet).args(quota));
+    assert_eq!(said["scored"], 400_000);
+    assert!(read_parquet(&parquet).0 > 1);
+    let parts = folder.path().join("parts");
+    let mut command = score(&model("iris_lr_tensor_float"), &rows, &parts);
+    let said = summary(command.args(quota).args(["--output-action", "parts"]));
+    assert_eq!(said["scored"], 400_000);
+    assert!(said["files"].as_array().unwrap().len() > 1);
+}
+
+#[test]
+fn parts_that_are_replaced_leave_no_old_ones() {
+    let folder = folder();
+    let parts = folder.path().join("parts");
+    let cut = |rows| ["--output-action", "parts", "--mini-batch-size", "10", "--part-rows", rows, "--overwrite"];
+    succeed(&mut iris(&parts, &cut("20")));
+    std::fs::write(parts.join("mine.txt"), "mine").unwrap();
+    succeed(&mut iris(&parts, &cut("50")));
+    let names = names(&parts);
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert!(names.contains(&"mine.txt".to_owned()));
+}
+
+#[test]
+fn what_a_run_published_can_be_moved_and_is_checked() {
+    let folder = folder();
+    let (there, moved) = (folder.path().join("there"), folder.path().join("moved"));
+    std::fs::create_dir(&there).unwrap();
+    succeed(&mut iris(&there.join("scored.csv"), &[]));
+    std::fs::rename(&there, &moved).unwrap();
+    let output = moved.join("scored.csv");
+    succeed(scoreline().args(["ledger", "show", "--summary"]).arg(&output));
+    let mut bytes = std::fs::read(&output).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&output, bytes).unwrap();
+    let said = fail(scoreline().args(["ledger", "show", "--summary"]).arg(&output), 1);
+    assert!(said.contains("scored.csv is not what its run published"), "{said}");
 }
