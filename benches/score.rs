@@ -21,11 +21,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
-use bytes::Bytes;
 use scoreline::control::local::open_dataset;
-use scoreline::ingest::text::csv::CsvLayout;
-use scoreline::ingest::text::split::{Piece, Splitter, TextPosition};
-use scoreline::ingest::{DatasetOptions, infer, text};
+use scoreline::ingest::DatasetOptions;
+use scoreline::ingest::reader::{Reader, Work};
 use scoreline::record::run::Missing;
 use scoreline::record::{ByteSize, MiniBatchSize};
 use scoreline::score::features::Features;
@@ -224,7 +222,6 @@ fn load(model: &Path) -> Arc<Model> {
 
 /// What is parsed, scored and formatted on one thread.
 struct Bare {
-    layout: CsvLayout,
     binding: Binding,
     model: Arc<Model>,
 }
@@ -235,35 +232,26 @@ fn bare(model: &Path, rows: &Path, output: &Path, threads: usize) {
     let options = DatasetOptions { header: true, quote: Some(b'"'), ..DatasetOptions::default() };
     let inputs = [rows.to_str().unwrap().to_owned()];
     let (dataset, binding) = open_dataset(&inputs, options, &model, &BTreeMap::new()).unwrap();
-    let (header, offset, line) = infer::csv_header(rows, &dataset.options).unwrap();
-    let layout = dataset.csv_layout(rows, header.as_deref()).unwrap();
-    let bare = Bare { layout: layout.clone(), binding, model };
-    let mut source = File::open(rows).unwrap();
-    std::io::Seek::seek(&mut source, std::io::SeekFrom::Start(offset)).unwrap();
+    let bare = Bare { binding, model };
     let size = MiniBatchSize::Bytes(ByteSize(1 << 20));
-    let mut splitter = Splitter::new(source, layout.dialect, size, TextPosition { offset, row: 0, line });
-    let (work, queue) = crossbeam_channel::bounded::<(usize, Bytes, TextPosition)>(2 * threads);
+    let mut reader = Reader::open(rows, &dataset, size, serde_json::Value::Null).unwrap();
+    let (send, queue) = crossbeam_channel::bounded::<(usize, Work)>(2 * threads);
     let (done, results) = crossbeam_channel::bounded::<(usize, Vec<u8>)>(4 * threads);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             let (queue, done, bare) = (queue.clone(), done.clone(), &bare);
             scope.spawn(move || {
                 let mut scorer = Scorer::new(Arc::clone(&bare.model), false, 1).unwrap();
-                for (place, bytes, at) in queue {
-                    done.send((place, bare.window(&mut scorer, &bytes, at))).unwrap();
+                for (place, work) in queue {
+                    done.send((place, bare.window(&mut scorer, &work))).unwrap();
                 }
             });
         }
         drop((queue, done));
         scope.spawn(move || {
             let mut place = 0;
-            loop {
-                let at = splitter.position();
-                match splitter.next_piece().unwrap() {
-                    Some(Piece::Rows(bytes)) => work.send((place, bytes, at)).unwrap(),
-                    Some(Piece::Reject(row)) => panic!("{}", row.reason),
-                    None => break,
-                }
+            while let Some(work) = reader.next_work().unwrap() {
+                send.send((place, work)).unwrap();
                 place += 1;
             }
         });
@@ -281,13 +269,14 @@ fn bare(model: &Path, rows: &Path, output: &Path, threads: usize) {
 }
 
 impl Bare {
-    fn window(&self, scorer: &mut Scorer, bytes: &Bytes, at: TextPosition) -> Vec<u8> {
-        let (rows, rejected) = text::csv::parse(&self.layout, bytes, at.row, at.line).unwrap();
+    fn window(&self, scorer: &mut Scorer, work: &Work) -> Vec<u8> {
+        let (rows, rejected) = work.parse().unwrap();
+        let rows = rows.unwrap();
         assert!(rejected.is_empty());
         let (features, failed) = Features::new(&rows.batch, &self.binding, Missing::Nan).unwrap();
         assert!(failed.is_empty());
         let scored = scorer.score(&features, &Unguarded::new().unwrap()).unwrap();
-        let mut fields: Vec<Field> = self.layout.schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+        let mut fields: Vec<Field> = rows.batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
         let mut columns = rows.batch.columns().to_vec();
         for (field, column) in scored.columns {
             fields.push(field);

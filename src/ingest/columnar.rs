@@ -5,10 +5,11 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchReader};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
@@ -16,14 +17,16 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::dataset::{Format, differing_columns};
 use super::error::{IngestError, Result};
+use super::source::{Counted, ReadCount};
 use super::text::split::MAX_WINDOW_BYTES;
 use crate::record::MiniBatchSize;
 use crate::record::run::InputFile;
 
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 const ARROW_MAGIC: &[u8] = b"ARROW1";
-/// A row of the input may take at most this much, so that a claim in a file cannot exhaust memory.
-const MAX_BATCH_ROWS: u64 = 1 << 16;
+const STREAM_MAGIC: &[u8] = &[0xff; 4];
+/// A window holds at most this many rows, so that a claim in a file cannot exhaust memory.
+const MAX_WINDOW_ROWS: u64 = 1 << 16;
 
 /// Runs code of a reader; a panic becomes an error.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, ArrowError>) -> Result<T> {
@@ -63,7 +66,10 @@ pub fn common_schema(files: &[InputFile], format: Format) -> Result<Schema> {
     let mut common: Option<Schema> = None;
     for file in files {
         let path = Path::new(&file.path);
-        let schema = plain_schema(&open(path, format, 1, 0)?.schema());
+        let schema = match format {
+            Format::Parquet => plain_schema(parquet_builder(path)?.schema()),
+            _ => plain_schema(&open_arrow(path)?.0.schema()),
+        };
         match &common {
             None => common = Some(schema),
             Some(first) if *first == schema => {}
@@ -78,13 +84,23 @@ pub fn common_schema(files: &[InputFile], format: Format) -> Result<Schema> {
     common.ok_or_else(|| IngestError::NoInput("no file was named".to_owned()))
 }
 
-/// Batches of one file, from a row on.
+/// Windows of one file, from a row on.
 pub struct Batches {
     reader: Box<dyn RecordBatchReader + Send>,
-    path: std::path::PathBuf,
+    path: PathBuf,
     schema: SchemaRef,
+    /// Rows that were read and belong to the next window.
     pending: Option<RecordBatch>,
     rows_a_window: usize,
+    progress: Progress,
+}
+
+/// How much of a file was read, for the progress bar.
+enum Progress {
+    /// So many rows of all rows, which take so many bytes.
+    Rows { read: u64, all: u64, bytes: u64 },
+    /// As counted.
+    Bytes(ReadCount),
 }
 
 impl Batches {
@@ -93,15 +109,49 @@ impl Batches {
     /// # Errors
     /// Where the file cannot be opened or is damaged.
     pub fn open(path: &Path, format: Format, size: MiniBatchSize, schema: SchemaRef, from: u64) -> Result<Self> {
-        let rows_a_window = match size {
-            MiniBatchSize::Rows(rows) => rows.min(MAX_BATCH_ROWS),
-            MiniBatchSize::Bytes(bytes) => {
-                (bytes.0.min(MAX_WINDOW_BYTES as u64) / bytes_a_row(path, format)?).clamp(1, MAX_BATCH_ROWS)
-            }
-        };
-        let rows_a_window = usize::try_from(rows_a_window).unwrap_or(1);
-        let reader = open(path, format, rows_a_window, from)?;
-        Ok(Self { reader, path: path.to_owned(), schema, pending: None, rows_a_window })
+        match format {
+            Format::Parquet => Self::open_parquet(path, size, schema, from),
+            _ => Self::open_arrow(path, size, schema, from),
+        }
+    }
+
+    fn open_parquet(path: &Path, size: MiniBatchSize, schema: SchemaRef, from: u64) -> Result<Self> {
+        let builder = parquet_builder(path)?;
+        let groups = builder.metadata().row_groups();
+        let bytes: u64 =
+            groups.iter().map(|group| group.total_byte_size().max(0).cast_unsigned()).fold(0, u64::saturating_add);
+        let rows = builder.metadata().file_metadata().num_rows().max(0).cast_unsigned();
+        let bytes_a_row = bytes.div_ceil(rows.max(1)).max(8 * builder.schema().fields().len() as u64);
+        let rows_a_window = rows_a_window(size, bytes_a_row);
+        let on_disk = std::fs::metadata(path).map_err(|e| IngestError::read(path, e))?.len();
+        let progress = Progress::Rows { read: from, all: rows, bytes: on_disk };
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        let builder = builder.with_batch_size(rows_a_window).with_offset(from);
+        let reader = Box::new(guarded(path, || builder.build().map_err(ArrowError::from))?);
+        Ok(Self { reader, path: path.to_owned(), schema, pending: None, rows_a_window, progress })
+    }
+
+    fn open_arrow(path: &Path, size: MiniBatchSize, schema: SchemaRef, from: u64) -> Result<Self> {
+        let (reader, read) = open_arrow(path)?;
+        let (path, progress) = (path.to_owned(), Progress::Bytes(read));
+        let mut batches = Self { reader, path, schema, pending: None, rows_a_window: 1, progress };
+        let first = batches.next_batch()?;
+        batches.rows_a_window = rows_a_window(size, first.as_ref().map_or(1, bytes_a_row));
+        batches.pending = first;
+        batches.skip(from)?;
+        Ok(batches)
+    }
+
+    fn skip(&mut self, rows: u64) -> Result<()> {
+        let mut left = usize::try_from(rows).unwrap_or(usize::MAX);
+        while left > 0
+            && let Some(batch) = self.next_batch()?
+        {
+            let skipped = left.min(batch.num_rows());
+            left -= skipped;
+            self.pending = Some(batch.slice(skipped, batch.num_rows() - skipped));
+        }
+        Ok(())
     }
 
     /// The next window's rows, or `None` at the end.
@@ -109,139 +159,116 @@ impl Batches {
     /// # Errors
     /// Where the file is damaged.
     pub fn next_window(&mut self) -> Result<Option<RecordBatch>> {
-        let batch = match self.pending.take() {
-            Some(batch) => batch,
-            None => match guarded(&self.path, || self.reader.next().transpose())? {
-                None => return Ok(None),
-                Some(batch) => plain_batch(&self.path, &batch, &self.schema)?,
-            },
-        };
-        if batch.num_rows() <= self.rows_a_window {
-            return if batch.num_rows() == 0 { self.next_window() } else { Ok(Some(batch)) };
+        let (mut parts, mut left) = (Vec::new(), self.rows_a_window);
+        while left > 0
+            && let Some(batch) = self.next_batch()?
+        {
+            let taken = left.min(batch.num_rows());
+            if taken < batch.num_rows() {
+                self.pending = Some(batch.slice(taken, batch.num_rows() - taken));
+            }
+            left -= taken;
+            parts.push(batch.slice(0, taken));
         }
-        let rest = batch.num_rows() - self.rows_a_window;
-        self.pending = Some(batch.slice(self.rows_a_window, rest));
-        Ok(Some(batch.slice(0, self.rows_a_window)))
+        if let Progress::Rows { read, .. } = &mut self.progress {
+            *read += (self.rows_a_window - left) as u64;
+        }
+        match parts.len() {
+            0 => Ok(None),
+            1 => Ok(parts.pop()),
+            _ => concat_batches(&self.schema, &parts).map(Some).map_err(|e| IngestError::file(&self.path, e)),
+        }
+    }
+
+    /// The next rows, as many as the file happens to hold together.
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let Self { reader, path, schema, pending, .. } = self;
+        loop {
+            let batch = match pending.take() {
+                Some(batch) => Some(batch),
+                None => guarded(path, || reader.next().transpose()?.map(|b| plain_batch(&b, schema)).transpose())?,
+            };
+            match batch {
+                Some(batch) if batch.num_rows() == 0 => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// How many bytes of the file were read, about.
+    pub fn bytes_read(&self) -> u64 {
+        match &self.progress {
+            Progress::Rows { read, all, bytes } => {
+                let share = *read as f64 / (*all).max(1) as f64;
+                (*bytes as f64 * share.min(1.0)) as u64
+            }
+            Progress::Bytes(read) => read.bytes(),
+        }
     }
 }
 
-fn plain_batch(path: &Path, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let same_width = batch.num_columns() == schema.fields().len();
-    let columns: Result<Vec<ArrayRef>, ArrowError> = batch
-        .columns()
-        .iter()
-        .zip(schema.fields())
-        .map(|(column, field)| match column.data_type() == field.data_type() {
+/// A pure function of the file, so that a run that resumes in its middle cuts it as the first attempt did.
+fn rows_a_window(size: MiniBatchSize, bytes_a_row: u64) -> usize {
+    let (rows, bytes) = match size {
+        MiniBatchSize::Rows(rows) => (rows, MAX_WINDOW_BYTES as u64),
+        MiniBatchSize::Bytes(bytes) => (MAX_WINDOW_ROWS, bytes.0.min(MAX_WINDOW_BYTES as u64)),
+    };
+    let most = (bytes / bytes_a_row.max(1)).clamp(1, MAX_WINDOW_ROWS);
+    usize::try_from(rows.min(most)).unwrap_or(1)
+}
+
+/// About how many bytes a row takes in memory.
+fn bytes_a_row(batch: &RecordBatch) -> u64 {
+    // A column whose size is not known counts as numbers.
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(8 * column.len());
+    let bytes: usize = batch.columns().iter().map(bytes).sum();
+    bytes.div_ceil(batch.num_rows().max(1)) as u64
+}
+
+/// The batch with the dataset's columns.
+fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if batch.num_columns() != schema.fields().len() {
+        return Err(ArrowError::SchemaError("a batch has other columns than the file's schema".to_owned()));
+    }
+    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
+        match column.data_type() == field.data_type() {
             true => Ok(Arc::clone(column)),
             false => arrow::compute::cast(column, field.data_type()),
-        })
-        .collect();
-    let columns = columns.map_err(|e| IngestError::file(path, e))?;
-    if !same_width {
-        return Err(IngestError::file(path, "a batch has other columns than the file's schema"));
-    }
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| IngestError::file(path, e))
-}
-
-/// About how many bytes a row takes in memory, so that a window of so many bytes has so many rows; a pure
-/// function of the file.
-fn bytes_a_row(path: &Path, format: Format) -> Result<u64> {
-    match format {
-        Format::Parquet => {
-            let builder = parquet_builder(path)?;
-            let metadata = builder.metadata();
-            let bytes: u64 = metadata.row_groups().iter().map(|g| g.total_byte_size().max(0).cast_unsigned()).sum();
-            let rows = metadata.file_metadata().num_rows().max(1).cast_unsigned();
-            Ok(bytes.div_ceil(rows).max(8 * builder.schema().fields().len() as u64))
         }
-        _ => {
-            let first = guarded(path, || open_arrow(path, 0)?.next().transpose())?;
-            let first = first.filter(|batch| batch.num_rows() > 0);
-            Ok(first.map_or(8, |b| b.get_array_memory_size().div_ceil(b.num_rows()) as u64).max(1))
-        }
-    }
-}
-
-/// About how many rows a file has, for the progress bar; 0 where that is not known.
-///
-/// # Errors
-/// Where the file is damaged.
-pub fn rows(path: &Path, format: Format) -> Result<u64> {
-    match format {
-        Format::Parquet => Ok(parquet_builder(path)?.metadata().file_metadata().num_rows().max(0).cast_unsigned()),
-        _ => Ok(0),
-    }
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
 }
 
 fn parquet_builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = open_file(path, PARQUET_MAGIC, "Parquet")?;
+    let mut file = File::open(path).map_err(|e| IngestError::read(path, e))?;
+    if !starts_with(path, &mut file, PARQUET_MAGIC)? {
+        return Err(IngestError::file(path, "it is not a Parquet file"));
+    }
     guarded(path, || ParquetRecordBatchReaderBuilder::try_new(file).map_err(ArrowError::from))
 }
 
-fn open(path: &Path, format: Format, batch_rows: usize, from: u64) -> Result<Box<dyn RecordBatchReader + Send>> {
-    if format != Format::Parquet {
-        return guarded(path, || open_arrow(path, from));
-    }
-    let offset = usize::try_from(from).unwrap_or(usize::MAX);
-    let builder = parquet_builder(path)?.with_batch_size(batch_rows).with_offset(offset);
-    guarded(path, || Ok(Box::new(builder.build().map_err(ArrowError::from)?) as Box<dyn RecordBatchReader + Send>))
+fn starts_with(path: &Path, file: &mut File, magic: &[u8]) -> Result<bool> {
+    let mut first = Vec::new();
+    let read = file.take(magic.len() as u64).read_to_end(&mut first);
+    read.and_then(|_| file.rewind()).map_err(|e| IngestError::read(path, e))?;
+    Ok(first == magic)
 }
 
-fn open_file(path: &Path, magic: &[u8], format: &str) -> Result<File> {
-    let wrong = |e| IngestError::read(path, e);
-    let mut file = File::open(path).map_err(wrong)?;
-    let mut first = vec![0; magic.len()];
-    if file.read_exact(&mut first).is_err() || first != magic {
-        return Err(IngestError::file(path, format!("it is not a {format} file")));
+/// A reader of an Arrow file or stream, and a handle to the number of bytes it read.
+fn open_arrow(path: &Path) -> Result<(Box<dyn RecordBatchReader + Send>, ReadCount)> {
+    let mut file = File::open(path).map_err(|e| IngestError::read(path, e))?;
+    let is_file = starts_with(path, &mut file, ARROW_MAGIC)?;
+    if !is_file && !starts_with(path, &mut file, STREAM_MAGIC)? {
+        return Err(IngestError::file(path, "it is neither an Arrow file nor an Arrow stream"));
     }
-    file.rewind().map_err(wrong)?;
-    Ok(file)
-}
-
-fn open_arrow(path: &Path, from: u64) -> Result<Box<dyn RecordBatchReader + Send>, ArrowError> {
-    let is_file = open_file(path, ARROW_MAGIC, "Arrow").is_ok();
-    let input = BufReader::new(File::open(path)?);
-    let mut reader: Box<dyn RecordBatchReader + Send> = if is_file {
-        Box::new(FileReader::try_new(input, None)?)
-    } else {
-        Box::new(StreamReader::try_new(input, None)?)
-    };
-    if from == 0 {
-        return Ok(reader);
-    }
-    let mut left = usize::try_from(from).unwrap_or(usize::MAX);
-    let schema = reader.schema();
-    for batch in reader.by_ref() {
-        let batch = batch?;
-        if batch.num_rows() > left {
-            let rest = batch.slice(left, batch.num_rows() - left);
-            return Ok(Box::new(Chained { first: Some(rest), rest: reader, schema }));
-        }
-        left -= batch.num_rows();
-        if left == 0 {
-            break;
-        }
-    }
-    Ok(reader)
-}
-
-/// The rest of a batch, then the batches behind it.
-struct Chained {
-    first: Option<RecordBatch>,
-    rest: Box<dyn RecordBatchReader + Send>,
-    schema: SchemaRef,
-}
-
-impl Iterator for Chained {
-    type Item = Result<RecordBatch, ArrowError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.first.take().map(Ok).or_else(|| self.rest.next())
-    }
-}
-
-impl RecordBatchReader for Chained {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
+    let (file, read) = Counted::new(file);
+    let input = BufReader::new(file);
+    let reader = guarded(path, || {
+        let reader: Box<dyn RecordBatchReader + Send> = match is_file {
+            true => Box::new(FileReader::try_new(input, None)?),
+            false => Box::new(StreamReader::try_new(input, None)?),
+        };
+        Ok(reader)
+    })?;
+    Ok((reader, read))
 }

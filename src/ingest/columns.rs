@@ -13,6 +13,7 @@ use arrow::array::{
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, TimeUnit};
+use arrow::error::ArrowError;
 use jiff::civil::{Date, DateTime};
 use serde::{Deserialize, Serialize};
 
@@ -203,34 +204,38 @@ impl ColumnBuilder {
         }
     }
 
-    /// Adds the cell that `cell` spells. Answers whether it fits.
-    pub fn push_text(&mut self, cell: &str) -> bool {
+    /// Adds the cell that `cell`, which is UTF-8, spells. Answers whether it fits.
+    pub fn push(&mut self, cell: &[u8]) -> bool {
         let number = cell.trim_ascii();
+        let text = || std::str::from_utf8(number).ok();
         match &mut self.cells {
             Cells::String { ends, text } => {
-                text.extend_from_slice(cell.as_bytes());
+                text.extend_from_slice(cell);
                 ends.push(text_end(text));
                 true
             }
-            Cells::Float64(v) => push_some(v, parse_f64(number.as_bytes())),
-            Cells::Float32(v) => push_some(v, number.parse().ok()),
-            Cells::Int64(v) => push_some(v, number.parse().ok()),
-            Cells::Int32(v) => push_some(v, number.parse().ok()),
-            Cells::Boolean(v) => push_some(v, parse_bool(number)),
-            Cells::Date(v) => push_some(v, parse_date(number)),
-            Cells::Timestamp(v) => push_some(v, parse_timestamp(number)),
+            Cells::Float64(v) => push_some(v, parse_f64(number)),
+            Cells::Float32(v) => push_some(v, text().and_then(parse_float)),
+            Cells::Int64(v) => push_some(v, text().and_then(|text| text.parse().ok())),
+            Cells::Int32(v) => push_some(v, text().and_then(|text| text.parse().ok())),
+            Cells::Boolean(v) => push_some(v, text().and_then(parse_bool)),
+            Cells::Date(v) => push_some(v, text().and_then(parse_date)),
+            Cells::Timestamp(v) => push_some(v, text().and_then(parse_timestamp)),
         }
     }
 
     /// The finished column.
-    pub fn finish(self) -> ArrayRef {
+    ///
+    /// # Errors
+    /// Text that is not UTF-8.
+    pub fn finish(self) -> Result<ArrayRef, ArrowError> {
         let rows = self.len();
         let nulls = (!self.nulls.is_empty()).then(|| {
             let mut valid = vec![true; rows];
             self.nulls.iter().for_each(|null| valid[*null] = false);
             NullBuffer::new(BooleanBuffer::from(valid))
         });
-        match self.cells {
+        Ok(match self.cells {
             Cells::Boolean(v) => Arc::new(BooleanArray::new(v.into(), nulls)),
             Cells::Int32(v) => Arc::new(Int32Array::new(v.into(), nulls)),
             Cells::Int64(v) => Arc::new(Int64Array::new(v.into(), nulls)),
@@ -239,9 +244,9 @@ impl ColumnBuilder {
             Cells::Date(v) => Arc::new(Date32Array::new(v.into(), nulls)),
             Cells::Timestamp(v) => Arc::new(TimestampMicrosecondArray::new(v.into(), nulls)),
             Cells::String { ends, text } => {
-                Arc::new(StringArray::new(OffsetBuffer::new(ends.into()), text.into(), nulls))
+                Arc::new(StringArray::try_new(OffsetBuffer::new(ends.into()), text.into(), nulls)?)
             }
-        }
+        })
     }
 }
 
@@ -266,12 +271,17 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 }
 
 fn parse_date(text: &str) -> Option<i32> {
-    let days = text.parse::<Date>().ok()?.since((jiff::Unit::Day, Date::constant(1970, 1, 1))).ok()?;
-    Some(days.get_days())
+    // jiff would pass over a time of day.
+    let is_date = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let date: Date = is_date.then(|| text.parse().ok())??;
+    Some(date.since((jiff::Unit::Day, Date::constant(1970, 1, 1))).ok()?.get_days())
 }
 
 fn parse_timestamp(text: &str) -> Option<i64> {
-    let time = text.parse::<DateTime>().ok()?;
+    // jiff would pass over a zone.
+    let (_, time_of_day) = text.split_once(['T', 't', ' ']).unwrap_or((text, ""));
+    let is_plain = time_of_day.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b':' | b'.' | b','));
+    let time: DateTime = is_plain.then(|| text.parse().ok())??;
     Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_microsecond())
 }
 
@@ -308,12 +318,18 @@ pub fn leading_decimal(text: &[u8]) -> Option<(f64, usize)> {
     Some((if is_negative { -number } else { number }, at))
 }
 
-/// A number as Rust reads it, decimals fast.
+/// A number as Rust reads it, decimals fast. Digits that spell a number beyond the largest are none.
 pub fn parse_f64(text: &[u8]) -> Option<f64> {
     match leading_decimal(text) {
         Some((number, length)) if length == text.len() => Some(number),
-        _ => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => parse_float(std::str::from_utf8(text).ok()?),
     }
+}
+
+fn parse_float<T: FromStr + Into<f64> + Copy>(text: &str) -> Option<T> {
+    let number: T = text.parse().ok()?;
+    let is_overflow = number.into().is_infinite() && text.contains(|c: char| c.is_ascii_digit());
+    (!is_overflow).then_some(number)
 }
 
 #[cfg(test)]
@@ -327,6 +343,18 @@ mod tests {
         fn decimals_read_as_rust_reads_them(text in "-?[0-9]{0,9}\\.?[0-9]{0,9}(e[0-9])?") {
             prop_assert_eq!(parse_f64(text.as_bytes()).map(f64::to_bits), text.parse::<f64>().ok().map(f64::to_bits));
         }
+    }
+
+    #[test]
+    fn numbers_beyond_the_largest_are_not_infinite() {
+        for (text, want) in [("1e308", Some(1e308)), ("1e309", None), ("-1e999", None), ("1e-400", Some(0.0))] {
+            assert_eq!(parse_f64(text.as_bytes()), want, "{text}");
+        }
+        assert_eq!(parse_f64(b"-inf"), Some(f64::NEG_INFINITY));
+        assert_eq!(parse_f64(b"Infinity"), Some(f64::INFINITY));
+        assert!(parse_f64(b"NaN").is_some_and(f64::is_nan));
+        assert_eq!(parse_float::<f32>("3.5e38"), None);
+        assert_eq!(parse_float::<f32>("inf"), Some(f32::INFINITY));
     }
 
     #[test]

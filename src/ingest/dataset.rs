@@ -1,18 +1,24 @@
 //! Datasets: which files, in which format, with which columns.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
+use super::columnar;
 use super::columns::ColumnType;
 use super::error::{IngestError, Result};
 use super::infer::{self, Wanted};
-use super::source::{Compression, STDIN};
+use super::source::STDIN;
 use super::text::csv::CsvLayout;
-use super::{columnar, source};
+use crate::record::frame::{Origin, encode_input};
 use crate::record::run::{InputFile, written_whole};
+use crate::record::{Lines, RowRanges, Rows, RunId};
 
 /// A file's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +117,11 @@ pub fn find(inputs: &[String]) -> Result<Vec<InputFile>> {
     if files.iter().filter(|f| f.path == STDIN).count() > usize::from(files.len() == 1) {
         return Err(IngestError::Option("standard input (-) must be the only input".to_owned()));
     }
-    Ok(files)
+    let mut seen = HashSet::new();
+    match files.iter().find(|file| !seen.insert(file.path.as_str())) {
+        Some(twice) => Err(IngestError::file(&twice.path, "it is named twice; its rows would be scored twice")),
+        None => Ok(files),
+    }
 }
 
 fn is_glob(text: &str) -> bool {
@@ -125,8 +135,9 @@ fn in_folder(folder: &Path) -> Result<Vec<InputFile>> {
         let path = entry.map_err(|e| IngestError::read(folder, e))?.path();
         let is_hidden = path
             .file_name()
-            .is_some_and(|n| n.as_encoded_bytes().starts_with(b".") || n.as_encoded_bytes().starts_with(b"_"));
-        if path.is_file() && !is_hidden && Format::of_path(&path).is_some() {
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"_"));
+        // A link that leads nowhere is kept here: leaving it out would lose rows in silence.
+        if !path.is_dir() && !is_hidden && Format::of_path(&path).is_some() {
             paths.push(path);
         }
     }
@@ -139,11 +150,13 @@ fn in_folder(folder: &Path) -> Result<Vec<InputFile>> {
 }
 
 fn in_glob(pattern: &str) -> Result<Vec<InputFile>> {
-    let paths = glob::glob(pattern).map_err(|e| IngestError::Option(format!("{pattern:?} is not a pattern: {e}")))?;
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
+    let paths = glob::glob_with(pattern, options)
+        .map_err(|e| IngestError::Option(format!("{pattern:?} is not a pattern: {e}")))?;
     let mut files = Vec::new();
     for path in paths {
         let path = path.map_err(|e| IngestError::read(e.path().to_owned(), e.into()))?;
-        if path.is_file() {
+        if !path.is_dir() {
             files.push(stat(&path)?);
         }
     }
@@ -156,9 +169,13 @@ fn in_glob(pattern: &str) -> Result<Vec<InputFile>> {
 /// The file as it is now.
 ///
 /// # Errors
-/// Where it cannot be looked at, or its path is not text.
+/// Where it cannot be looked at, is a pipe or a device, or its path is not text.
 pub fn stat(path: &Path) -> Result<InputFile> {
     let metadata = std::fs::metadata(path).map_err(|e| IngestError::read(path, e))?;
+    if !metadata.is_file() && !metadata.is_dir() {
+        // It is looked at before it is read, which a pipe allows but once.
+        return Err(IngestError::file(path, "it is not a file; pipe it into standard input and name that as -"));
+    }
     let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let text = path.to_str().ok_or_else(|| IngestError::file(path, "the path is not UTF-8 text"))?;
     Ok(InputFile {
@@ -175,8 +192,10 @@ impl Dataset {
     /// among its first rows is still one.
     ///
     /// # Errors
-    /// Files of several formats, unreadable or empty files, files with other columns than the first.
+    /// Options that contradict each other, files of several formats, unreadable or empty files, files with
+    /// other columns than the first, columns of which no row fits a frame.
     pub fn open(inputs: &[String], options: DatasetOptions, wanted: &dyn Fn(&str) -> Wanted) -> Result<Self> {
+        options.check()?;
         let files = find(inputs)?;
         let first = files.first().ok_or_else(|| IngestError::NoInput("no file was named".to_owned()))?;
         let format = options.format_of(&first.path)?;
@@ -195,10 +214,9 @@ impl Dataset {
             Format::Csv | Format::Jsonl => infer::text_schema(&files, format, &options, wanted)?,
             Format::Parquet | Format::Arrow => columnar::common_schema(&files, format)?,
         };
-        if schema.fields().is_empty() {
-            return Err(IngestError::file(&first.path, "it has no columns"));
-        }
-        Ok(Self { files, format, schema: schema.into(), options })
+        let schema = SchemaRef::from(schema);
+        check_schema(&schema).map_err(|why| IngestError::file(&first.path, why))?;
+        Ok(Self { files, format, schema, options })
     }
 
     /// How the fields of one CSV file become the dataset's columns.
@@ -229,10 +247,37 @@ impl Dataset {
     }
 }
 
+/// Checks that rows of these columns can be told apart and travel.
+fn check_schema(schema: &SchemaRef) -> Result<(), String> {
+    if schema.fields().is_empty() {
+        return Err("it has no columns".to_owned());
+    }
+    if let Some(name) = twice(schema.fields().iter().map(|field| field.name().as_str())) {
+        return Err(format!("it names the column {name:?} twice"));
+    }
+    let columns = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let batch = RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| e.to_string())?;
+    let row = Rows { batch, numbers: RowRanges::from_range(0..1), lines: Lines::Base(1) };
+    let origin = Origin { run: RunId::new(""), window: 0, file: 0, model: None };
+    // The smallest row there is, of missing values.
+    match encode_input(&origin, &row) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("no row can be put on the log: {error}")),
+    }
+}
+
+/// The first name that comes up a second time.
+fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
+}
+
 /// How two files' columns differ, in words.
 pub fn differing_columns(first: &[String], other: &[String]) -> String {
-    let without =
-        |a: &[String], b: &[String]| a.iter().filter(|n| !b.contains(n)).cloned().collect::<Vec<_>>().join(", ");
+    let without = |a: &[String], b: &[String]| {
+        let b: HashSet<&String> = b.iter().collect();
+        a.iter().filter(|name| !b.contains(name)).cloned().collect::<Vec<_>>().join(", ")
+    };
     let (missing, extra) = (without(first, other), without(other, first));
     let part = |what: &str, names: String| if names.is_empty() { String::new() } else { format!("; {what}: {names}") };
     format!(
@@ -243,6 +288,33 @@ pub fn differing_columns(first: &[String], other: &[String]) -> String {
 }
 
 impl DatasetOptions {
+    /// Checks that the options make sense together.
+    ///
+    /// # Errors
+    /// The first that does not.
+    fn check(&self) -> Result<()> {
+        let is_odd = |byte: u8| !byte.is_ascii() || matches!(byte, b'\n' | b'\r' | 0);
+        let wrong = |why: String| Err(IngestError::Option(why));
+        if self.delimiter.is_some_and(is_odd) || self.quote.is_some_and(is_odd) {
+            return wrong("a delimiter or a quote is one ASCII character, and no line end".to_owned());
+        }
+        if self.delimiter.is_some() && self.delimiter == self.quote {
+            return wrong("the delimiter and the quote are the same character".to_owned());
+        }
+        if let Some(name) = twice(self.column_names.iter().map(String::as_str)) {
+            return wrong(format!("the column {name:?} is named twice"));
+        }
+        match twice(self.column_types.iter().map(|(name, _)| name.as_str())) {
+            Some(name) => wrong(format!("two types are given for column {name:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a cell of a column that is not text means a missing value, though it is not empty.
+    pub fn is_null(&self, cell: &str) -> bool {
+        self.null_values.iter().any(|null| null.trim_ascii() == cell.trim_ascii())
+    }
+
     /// The format of a file.
     ///
     /// # Errors
@@ -279,19 +351,18 @@ impl DatasetOptions {
 ///
 /// # Errors
 /// A header that is not text, or names a column twice.
-pub fn header_names(path: &Path, fields: Vec<Vec<u8>>) -> Result<Vec<String>> {
+pub fn header_names(path: &Path, fields: &[Cow<'_, [u8]>]) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::with_capacity(fields.len());
-    for (place, field) in fields.into_iter().enumerate() {
-        let name = String::from_utf8(field).map_err(|_| {
+    for (place, field) in fields.iter().enumerate() {
+        let name = std::str::from_utf8(field).map_err(|_| {
             IngestError::file(path, "its header is not UTF-8 text; convert the file, for example with iconv -t utf-8")
         })?;
-        let name = if name.trim().is_empty() { column_name(place) } else { name };
-        if names.contains(&name) {
-            return Err(IngestError::file(path, format!("its header names the column {name:?} twice")));
-        }
-        names.push(name);
+        names.push(if name.trim().is_empty() { column_name(place) } else { name.to_owned() });
     }
-    Ok(names)
+    match twice(names.iter().map(String::as_str)) {
+        Some(name) => Err(IngestError::file(path, format!("its header names the column {name:?} twice"))),
+        None => Ok(names),
+    }
 }
 
 /// The name of a column that has none.
@@ -304,11 +375,6 @@ pub fn schema_of(columns: Vec<(String, ColumnType)>) -> Schema {
     Schema::new(columns.into_iter().map(|(name, t)| Field::new(name, t.arrow(), true)).collect::<Vec<_>>())
 }
 
-/// Whether the values of a column of this type are text.
-pub fn is_text(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-}
-
 /// Checks that a file is still the one that was found.
 ///
 /// # Errors
@@ -319,14 +385,6 @@ pub fn check_unchanged(file: &InputFile) -> Result<PathBuf> {
         return Err(IngestError::Changed { path });
     }
     Ok(path)
-}
-
-/// How a file is compressed as a whole, by its first bytes.
-///
-/// # Errors
-/// Where it cannot be read.
-pub fn compression(path: &Path) -> Result<Compression> {
-    source::compression(path).map_err(|e| IngestError::read(path, e))
 }
 
 impl Dataset {

@@ -15,31 +15,28 @@ pub mod columns;
 pub mod dataset;
 mod error;
 pub mod infer;
+pub mod reader;
 pub mod source;
 pub mod text;
+pub mod window;
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
-use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::log::{Log, Producer, Record, TopicPartition};
-use crate::record::frame::{Origin, encode_input, encode_rejects};
+use crate::record::FormatError;
+use crate::record::frame::Origin;
 use crate::record::run::{IngestProgress, RunRecord, key};
-use crate::record::{Checksum, FormatError, Frame, Lines, MiniBatchSize, RejectedRow, RowRanges, Rows};
 use crate::service::{Meters, Stop};
 
 pub use dataset::{Dataset, DatasetOptions, Format};
 pub use error::{IngestError, Result};
 
-use text::csv::CsvLayout;
-use text::split::{Piece, Splitter, TextPosition};
-use text::{Dialect, csv, jsonl};
+use reader::{Reader, Work};
+use window::Window;
 
 /// Frames are committed when so many bytes of them wait.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -68,21 +65,6 @@ pub struct Ingest<'a> {
     pub meters: &'a Meters,
 }
 
-/// Rows to be parsed, cut from a file.
-enum Work {
-    Csv { layout: CsvLayout, bytes: Bytes, at: TextPosition },
-    Jsonl { schema: arrow::datatypes::SchemaRef, bytes: Bytes, at: TextPosition },
-    Columns { batch: RecordBatch, first_row: u64 },
-    Reject(RejectedRow),
-}
-
-/// A parsed window.
-struct Window {
-    frames: Vec<Frame>,
-    rows: u64,
-    sum: Checksum,
-}
-
 /// A window on its way through the pool.
 struct InFlight {
     window: Receiver<Result<Window, FormatError>>,
@@ -105,8 +87,9 @@ impl Ingest<'_> {
         for (place, file) in self.dataset.files.iter().enumerate().skip(first as usize) {
             let path = dataset::check_unchanged(file)?;
             let place = u32::try_from(place).map_err(|_| IngestError::Option("there are too many files".to_owned()))?;
-            let mut reader = Reader::open(&path, self, std::mem::take(&mut resume_at))?;
-            while let Some(work) = reader.next_work(&path)? {
+            let size = self.run.definition.mini_batch_size;
+            let mut reader = Reader::open(&path, self.dataset, size, std::mem::take(&mut resume_at))?;
+            while let Some(work) = reader.next_work()? {
                 if self.cut.is_asked() {
                     dealer.settle(0)?;
                     return dealer.finish();
@@ -146,137 +129,9 @@ impl Ingest<'_> {
         dealer.next_window += 1;
         self.pool.spawn(move || {
             // The receiver is gone only when the ingest was given up.
-            let _ = sender.send(encode(&origin, work));
+            let _ = sender.send(Window::new(&origin, &work));
         });
         Ok(InFlight { window, file, resume_at: reader.resume_at()?, bytes_read: reader.bytes_read() })
-    }
-}
-
-fn encode(origin: &Origin, work: Work) -> Result<Window, FormatError> {
-    let wrong = |e| FormatError::new("rows of a window", e);
-    let (rows, rejected) = match work {
-        Work::Csv { layout, bytes, at } => csv::parse(&layout, &bytes, at.row, at.line).map_err(wrong)?,
-        Work::Jsonl { schema, bytes, at } => jsonl::parse(&schema, &bytes, at.row, at.line).map_err(wrong)?,
-        Work::Columns { batch, first_row } => {
-            let numbers = RowRanges::from_range(first_row..first_row + batch.num_rows() as u64);
-            (Rows { batch, numbers, lines: Lines::None }, Vec::new())
-        }
-        Work::Reject(row) => {
-            let window = Window { rows: 1, sum: row.checksum(), frames: encode_rejects(origin, &[row])? };
-            return Ok(with_last(window));
-        }
-    };
-    let mut frames = encode_input(origin, &rows)?;
-    frames.extend(encode_rejects(origin, &rejected)?);
-    let sum = frames.iter().fold(Checksum::default(), |sum, frame| sum + frame.header.sum.unwrap_or_default());
-    Ok(with_last(Window { frames, rows: (rows.len() + rejected.len()) as u64, sum }))
-}
-
-fn with_last(mut window: Window) -> Window {
-    if let Some(last) = window.frames.last_mut() {
-        last.header.last = true;
-    }
-    window
-}
-
-/// Reads one file as windows.
-enum Reader {
-    Csv { splitter: Splitter<source::Source>, layout: CsvLayout, read: source::ReadCount },
-    Jsonl { splitter: Splitter<source::Source>, schema: arrow::datatypes::SchemaRef, read: source::ReadCount },
-    Columns { batches: columnar::Batches, position: ColumnarPosition, bytes: u64, rows_in_file: u64 },
-}
-
-/// Where in a columnar file the next row begins.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct ColumnarPosition {
-    row: u64,
-}
-
-impl Reader {
-    fn open(path: &Path, ingest: &Ingest<'_>, resume_at: Value) -> Result<Self> {
-        let (dataset, size) = (ingest.dataset, ingest.run.definition.mini_batch_size);
-        match dataset.format {
-            Format::Csv | Format::Jsonl => Self::open_text(path, dataset, size, resume_at),
-            Format::Parquet | Format::Arrow => {
-                let position: ColumnarPosition = or_default(resume_at)?;
-                let schema = dataset.schema.clone();
-                let batches = columnar::Batches::open(path, dataset.format, size, schema, position.row)?;
-                let bytes = dataset::stat(path)?.bytes;
-                let rows_in_file = columnar::rows(path, dataset.format)?;
-                Ok(Self::Columns { batches, position, bytes, rows_in_file })
-            }
-        }
-    }
-
-    fn open_text(path: &Path, dataset: &Dataset, size: MiniBatchSize, resume_at: Value) -> Result<Self> {
-        let is_csv = dataset.format == Format::Csv;
-        let (header, offset, line) = match is_csv {
-            true => infer::csv_header(path, &dataset.options)?,
-            false => (None, infer::mark_length(path)?, 1),
-        };
-        let start = match resume_at {
-            Value::Null => TextPosition { offset, row: 0, line },
-            position => or_default(position)?,
-        };
-        let source = source::Source::open(path, start.offset).map_err(|e| IngestError::read(path, e))?;
-        let read = source.read_count();
-        if is_csv {
-            let layout = dataset.csv_layout(path, header.as_deref())?;
-            Ok(Self::Csv { splitter: Splitter::new(source, layout.dialect, size, start), layout, read })
-        } else {
-            let schema = dataset.schema.clone();
-            Ok(Self::Jsonl { splitter: Splitter::new(source, Dialect::LINES, size, start), schema, read })
-        }
-    }
-
-    fn next_work(&mut self, path: &Path) -> Result<Option<Work>> {
-        let wrong = |e| IngestError::read(path, e);
-        match self {
-            Self::Csv { splitter, layout, .. } => {
-                let at = splitter.position();
-                Ok(splitter.next_piece().map_err(wrong)?.map(|piece| match piece {
-                    Piece::Rows(bytes) => Work::Csv { layout: layout.clone(), bytes, at },
-                    Piece::Reject(row) => Work::Reject(row),
-                }))
-            }
-            Self::Jsonl { splitter, schema, .. } => {
-                let at = splitter.position();
-                Ok(splitter.next_piece().map_err(wrong)?.map(|piece| match piece {
-                    Piece::Rows(bytes) => Work::Jsonl { schema: schema.clone(), bytes, at },
-                    Piece::Reject(row) => Work::Reject(row),
-                }))
-            }
-            Self::Columns { batches, position, .. } => Ok(batches.next_window()?.map(|batch| {
-                let first_row = position.row;
-                position.row += batch.num_rows() as u64;
-                Work::Columns { batch, first_row }
-            })),
-        }
-    }
-
-    fn resume_at(&self) -> Result<Value> {
-        let json = match self {
-            Self::Csv { splitter, .. } | Self::Jsonl { splitter, .. } => serde_json::to_value(splitter.position()),
-            Self::Columns { position, .. } => serde_json::to_value(position),
-        };
-        json.map_err(|e| FormatError::new("a position in a file", e).into())
-    }
-
-    fn bytes_read(&self) -> u64 {
-        match self {
-            Self::Csv { read, .. } | Self::Jsonl { read, .. } => read.bytes(),
-            Self::Columns { position, bytes, rows_in_file, .. } => {
-                let share = position.row as f64 / (*rows_in_file).max(1) as f64;
-                (*bytes as f64 * share) as u64
-            }
-        }
-    }
-}
-
-fn or_default<T: Default + serde::de::DeserializeOwned>(json: Value) -> Result<T> {
-    match json {
-        Value::Null => Ok(T::default()),
-        json => serde_json::from_value(json).map_err(|e| FormatError::new("a position in a file", e).into()),
     }
 }
 

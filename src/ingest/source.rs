@@ -30,16 +30,6 @@ impl Compression {
     }
 }
 
-/// How a file is compressed, by its first bytes.
-///
-/// # Errors
-/// Where it cannot be read.
-pub fn compression(path: &Path) -> io::Result<Compression> {
-    let mut first = Vec::new();
-    File::open(path)?.take(4).read_to_end(&mut first)?;
-    Ok(Compression::of(&first))
-}
-
 /// What was read of standard input to look at its columns, and whether that was all of it.
 static STDIN_SAMPLE: OnceLock<(Vec<u8>, bool)> = OnceLock::new();
 const STDIN_SAMPLE_BYTES: u64 = 4 << 20;
@@ -94,22 +84,29 @@ impl Source {
         if path == Path::new(STDIN) {
             let whole = stdin_sample()?.0.as_slice().chain(io::stdin());
             let counted = Counted { inner: whole, read: Arc::clone(&read) };
-            return Self::decompressed(BufReader::with_capacity(1 << 20, counted), read)?.skipped(offset);
+            return Self::decompressed(BufReader::with_capacity(1 << 20, counted), read)?.skip(offset);
         }
         let mut file = File::open(path)?;
         if file.metadata()?.is_dir() {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
-        if compression(path)? == Compression::None {
+        let mut first = Vec::new();
+        file.by_ref().take(4).read_to_end(&mut first)?;
+        if Compression::of(&first) == Compression::None {
+            if file.metadata()?.len() < offset {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
             file.seek(SeekFrom::Start(offset))?;
             read.store(offset, Ordering::Relaxed);
             return Ok(Self { reader: Box::new(Counted { inner: file, read: Arc::clone(&read) }), read });
         }
+        file.rewind()?;
         let counted = Counted { inner: file, read: Arc::clone(&read) };
-        Self::decompressed(BufReader::with_capacity(256 * 1024, counted), read)?.skipped(offset)
+        Self::decompressed(BufReader::with_capacity(256 * 1024, counted), read)?.skip(offset)
     }
 
-    fn skipped(mut self, bytes: u64) -> io::Result<Self> {
+    /// The same without its first bytes.
+    fn skip(mut self, bytes: u64) -> io::Result<Self> {
         let skipped = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
         if skipped == bytes { Ok(self) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) }
     }
@@ -146,9 +143,18 @@ impl Read for Source {
     }
 }
 
-struct Counted<R> {
+/// A reader whose bytes are counted.
+pub struct Counted<R> {
     inner: R,
     read: Arc<AtomicU64>,
+}
+
+impl<R> Counted<R> {
+    /// `inner`, and a handle to the number of bytes read of it.
+    pub fn new(inner: R) -> (Self, ReadCount) {
+        let read = Arc::new(AtomicU64::new(0));
+        (Self { inner, read: Arc::clone(&read) }, ReadCount(read))
+    }
 }
 
 impl<R: Read> Read for Counted<R> {
@@ -156,5 +162,11 @@ impl<R: Read> Read for Counted<R> {
         let length = self.inner.read(buffer)?;
         self.read.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
+    }
+}
+
+impl<R: Seek> Seek for Counted<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }

@@ -28,6 +28,8 @@ pub const CONTENT_TYPE: &str = "content-type";
 /// The largest frame in bytes, value and headers together.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
 
+/// What frames of the input topic leave free, so that a row that fits one fits another with its prediction.
+const PREDICTION_ROOM: usize = 32 * 1024;
 /// A frame's header lists at most this many ranges of rows.
 const MAX_RANGES: usize = 256;
 /// The rows of a window's first frame, and the most of any.
@@ -208,7 +210,8 @@ fn encode_part(origin: &Origin, part: &Rows) -> Result<Option<Frame>, FormatErro
     let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
         .map_err(|e| FormatError::new("a frame", e))?;
     let value = to_stream(&batch)?;
-    Ok((value.len() + header_bytes(&header) <= MAX_FRAME_BYTES).then_some(Frame { header, value }))
+    let most = if origin.model.is_none() { MAX_FRAME_BYTES - PREDICTION_ROOM } else { MAX_FRAME_BYTES };
+    Ok((value.len() + header_bytes(&header) <= most).then_some(Frame { header, value }))
 }
 
 fn header_bytes(header: &FrameHeader) -> usize {

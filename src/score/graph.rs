@@ -25,7 +25,10 @@ pub mod onnx {
 }
 
 use onnx::attribute_proto::AttributeType;
-use onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto, type_proto};
+use onnx::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
+    tensor_proto, type_proto,
+};
 
 /// Operator domains that ONNX Runtime implements by itself.
 const DOMAINS: [&str; 5] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"];
@@ -70,7 +73,7 @@ impl Graph {
             .as_mut()
             .filter(|graph| !graph.output.is_empty())
             .ok_or_else(|| refuse("it is not an ONNX model, or has no outputs".to_owned()))?;
-        check_tensors(graph).map_err(refuse)?;
+        check_tensors(graph, &model.functions).map_err(refuse)?;
         check_domains(graph, &model.functions).map_err(refuse)?;
         let classes = find_classes(graph);
         let zip_maps_cut = cut_zip_maps(graph);
@@ -104,31 +107,39 @@ fn maker(graph: &GraphProto, output: &ValueInfoProto) -> String {
     node.map(|node| node.op_type().to_owned()).unwrap_or_default()
 }
 
-/// All graphs within a graph: itself and those in its nodes' attributes.
-fn visit_nodes(
-    graph: &GraphProto,
-    visit: &mut impl FnMut(&GraphProto, &NodeProto) -> Result<(), String>,
-) -> Result<(), String> {
-    for node in &graph.node {
-        visit(graph, node)?;
+/// All nodes: these, and those of the graphs in their attributes.
+fn visit_nodes(nodes: &[NodeProto], visit: &mut impl FnMut(&NodeProto) -> Result<(), String>) -> Result<(), String> {
+    for node in nodes {
+        visit(node)?;
         for attribute in &node.attribute {
-            attribute.g.iter().chain(&attribute.graphs).try_for_each(|inner| visit_nodes(inner, visit))?;
+            attribute.g.iter().chain(&attribute.graphs).try_for_each(|inner| visit_nodes(&inner.node, visit))?;
         }
     }
     Ok(())
 }
 
-fn check_tensors(graph: &GraphProto) -> Result<(), String> {
-    graph.initializer.iter().try_for_each(check_tensor)?;
-    visit_nodes(graph, &mut |_, node| {
+/// Checks all tensors that the model holds, wherever they are.
+fn check_tensors(graph: &GraphProto, functions: &[FunctionProto]) -> Result<(), String> {
+    check_constants(graph)?;
+    let mut check_node = |node: &NodeProto| {
         for attribute in &node.attribute {
             attribute.t.iter().chain(&attribute.tensors).try_for_each(check_tensor)?;
-            for inner in attribute.g.iter().chain(&attribute.graphs) {
-                inner.initializer.iter().try_for_each(check_tensor)?;
-            }
+            attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).try_for_each(check_sparse_tensor)?;
+            attribute.g.iter().chain(&attribute.graphs).try_for_each(check_constants)?;
         }
         Ok(())
-    })
+    };
+    visit_nodes(&graph.node, &mut check_node)?;
+    functions.iter().try_for_each(|function| visit_nodes(&function.node, &mut check_node))
+}
+
+fn check_constants(graph: &GraphProto) -> Result<(), String> {
+    graph.initializer.iter().try_for_each(check_tensor)?;
+    graph.sparse_initializer.iter().try_for_each(check_sparse_tensor)
+}
+
+fn check_sparse_tensor(tensor: &SparseTensorProto) -> Result<(), String> {
+    tensor.values.iter().chain(&tensor.indices).try_for_each(check_tensor)
 }
 
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
@@ -147,8 +158,8 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     }
 }
 
-fn check_domains(graph: &GraphProto, functions: &[onnx::FunctionProto]) -> Result<(), String> {
-    visit_nodes(graph, &mut |_, node| {
+fn check_domains(graph: &GraphProto, functions: &[FunctionProto]) -> Result<(), String> {
+    let mut check_node = |node: &NodeProto| {
         let is_function = functions.iter().any(|f| f.domain() == node.domain() && f.name() == node.op_type());
         if DOMAINS.contains(&node.domain()) || is_function {
             return Ok(());
@@ -158,7 +169,9 @@ fn check_domains(graph: &GraphProto, functions: &[onnx::FunctionProto]) -> Resul
             node.op_type(),
             node.domain()
         ))
-    })
+    };
+    visit_nodes(&graph.node, &mut check_node)?;
+    functions.iter().try_for_each(|function| visit_nodes(&function.node, &mut check_node))
 }
 
 /// The classes as an operator names them, or else the list from which the label is picked by its place.

@@ -7,6 +7,7 @@
 //! A window over its time is tried anew, `run_max_try` times in all. Then it is tried *carefully*: each call has
 //! the time to itself, and one that does not end is split in halves, until the rows that hang stand alone.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +38,9 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+/// A call over some rows of a window: the frame's place, and the rows' from and to.
+type Call = (usize, usize, usize);
+
 /// A window with what its earlier tries showed.
 #[derive(Clone)]
 struct Job {
@@ -45,7 +49,7 @@ struct Job {
     given_up: u32,
     is_careful: bool,
     /// Calls that hung: they are not tried again.
-    hung: Arc<Mutex<Vec<(usize, usize)>>>,
+    hung: Arc<Mutex<Vec<Call>>>,
 }
 
 enum Done {
@@ -59,7 +63,7 @@ enum Done {
 struct Watch {
     deadline: Option<Instant>,
     options: Option<Arc<RunOptions>>,
-    call: (usize, usize),
+    call: Call,
     is_interrupted: bool,
     job: Option<Job>,
 }
@@ -231,7 +235,7 @@ fn score(scorer: &mut Scorer, job: Job, watch: &Mutex<Watch>, timeout: Duration)
         let mut watch = lock(watch);
         *watch = Watch { deadline: Some(Instant::now() + timeout), job: Some(job.clone()), ..Watch::default() };
     }
-    let guard = ThreadGuard { watch, timeout, is_careful: job.is_careful, hung: &job.hung };
+    let guard = ThreadGuard { watch, timeout, is_careful: job.is_careful, hung: &job.hung, frame: Cell::new(0) };
     let scored = job.input.score(scorer, &guard, job.given_up);
     *lock(watch) = Watch::default();
     match scored {
@@ -245,12 +249,18 @@ struct ThreadGuard<'a> {
     watch: &'a Mutex<Watch>,
     timeout: Duration,
     is_careful: bool,
-    hung: &'a Mutex<Vec<(usize, usize)>>,
+    hung: &'a Mutex<Vec<Call>>,
+    frame: Cell<usize>,
 }
 
 impl CallGuard for ThreadGuard<'_> {
+    fn next_frame(&self) {
+        self.frame.set(self.frame.get() + 1);
+    }
+
     fn begin(&self, from: usize, to: usize) -> Option<Arc<RunOptions>> {
-        if self.is_careful && lock(self.hung).contains(&(from, to)) {
+        let call = (self.frame.get(), from, to);
+        if self.is_careful && lock(self.hung).contains(&call) {
             return None;
         }
         let mut watch = lock(self.watch);
@@ -260,9 +270,14 @@ impl CallGuard for ThreadGuard<'_> {
             watch.is_interrupted = false;
             watch.options = None;
         }
-        watch.call = (from, to);
+        watch.call = call;
         if watch.options.is_none() {
-            watch.options = Some(Arc::new(RunOptions::new().ok()?));
+            let options = RunOptions::new().ok()?;
+            if watch.is_interrupted {
+                // The time was over before the first call, when there was nothing yet to interrupt.
+                options.terminate().ok()?;
+            }
+            watch.options = Some(Arc::new(options));
         }
         watch.options.clone()
     }

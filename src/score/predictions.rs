@@ -68,15 +68,22 @@ impl Predictions {
     /// Adds the first `rows` rows of a call's outputs; `called` is how many rows the call had.
     ///
     /// # Errors
-    /// An output that does not hold one row for each row of the call.
+    /// An output that does not hold one row for each row of the call. Nothing was added then.
     pub fn add(&mut self, outputs: &SessionOutputs<'_>, rows: usize, called: usize) -> Result<(), String> {
-        for (output, column, width) in &mut self.columns {
-            let value =
-                outputs.get(output.name.as_str()).ok_or_else(|| format!("output {:?} is not there", output.name))?;
-            let found = column.add(value, rows, called).map_err(|e| format!("output {:?} {e}", output.name))?;
-            if found != 0 {
-                *width = found;
+        let value = |output: &Output| {
+            outputs.get(output.name.as_str()).ok_or_else(|| format!("output {:?} is not there", output.name))
+        };
+        let mut found = Vec::with_capacity(self.columns.len());
+        for (output, column, width) in &self.columns {
+            let values = values_a_row(value(output)?, called).map_err(|e| format!("output {:?} {e}", output.name))?;
+            if values != *width && !matches!(column, Column::Unknown) {
+                return Err(format!("output {:?} has {values} values a row, {width} before", output.name));
             }
+            found.push(values);
+        }
+        for ((output, column, width), found) in self.columns.iter_mut().zip(found) {
+            column.add(value(output)?, found * rows).map_err(|e| format!("output {:?} {e}", output.name))?;
+            *width = found;
         }
         Ok(())
     }
@@ -126,17 +133,27 @@ pub fn plain_schema(columns: &[(Field, ArrayRef)]) -> Schema {
     Schema::new(columns.iter().map(|(field, _)| plain(field)).collect::<Vec<_>>())
 }
 
+/// How many values a tensor has for each row of the call.
+fn values_a_row(value: &DynValue, called: usize) -> Result<usize, String> {
+    use TensorElementType::{Bool, Float32, Float64, Int32, Int64, String};
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(format!("is {}, not a tensor", value.dtype()));
+    };
+    if !matches!(ty, Int64 | Int32 | Bool | Float32 | Float64 | String) {
+        return Err(format!("holds {ty}, which is neither a number nor text"));
+    }
+    let values = shape.num_elements();
+    if values < called || values % called.max(1) != 0 || shape.first().is_none_or(|n| usize::try_from(*n) != Ok(called))
+    {
+        return Err(format!("has shape {shape:?} for {called} rows"));
+    }
+    Ok(values / called.max(1))
+}
+
 impl Column {
-    /// Adds rows of a tensor; answers how many values it has a row, 0 where that cannot be told.
-    fn add(&mut self, value: &DynValue, rows: usize, called: usize) -> Result<usize, String> {
-        let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-            return Err(format!("is {}, not a tensor", value.dtype()));
-        };
-        let values = shape.num_elements();
-        if called == 0 || values % called != 0 || shape.first().is_some_and(|n| usize::try_from(*n) != Ok(called)) {
-            return Err(format!("has shape {shape:?} for {called} rows"));
-        }
-        let (width, taken) = (values / called, values / called * rows);
+    /// Adds the first `taken` values of a tensor.
+    fn add(&mut self, value: &DynValue, taken: usize) -> Result<(), String> {
+        let ty = value.dtype().tensor_type().ok_or_else(|| format!("is {}, not a tensor", value.dtype()))?;
         let said = |e: ort::Error| e.to_string();
         match ty {
             TensorElementType::Int64 => {
@@ -169,7 +186,7 @@ impl Column {
             TensorElementType::String => self.add_text(value.try_extract_strings().map_err(said)?.1, taken),
             other => return Err(format!("holds {other}, which is neither a number nor text")),
         }
-        Ok(width)
+        Ok(())
     }
 
     fn int64s(&mut self) -> &mut Vec<i64> {

@@ -25,6 +25,9 @@ pub const CALL_ROWS: usize = 1024;
 
 /// Watches and bounds the calls of a scorer.
 pub trait CallGuard {
+    /// The calls that follow are over the next frame of the window: their rows count from 0 again.
+    fn next_frame(&self) {}
+
     /// A call over the rows `from..to` is about to begin; answers the options to run it with, or `None` where such
     /// a call is known to hang and must not be tried.
     fn begin(&self, from: usize, to: usize) -> Option<Arc<RunOptions>>;

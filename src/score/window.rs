@@ -152,6 +152,7 @@ impl<'a> Work<'a> {
         scorer: &mut Scorer,
         guard: &dyn CallGuard,
     ) -> Result<(), WindowFault> {
+        guard.next_frame();
         let run = &self.input.run;
         let unfit = |e: String| FormatError::new(format!("window {}", self.input.window), e);
         let (features, unbound) =

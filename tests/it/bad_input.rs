@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
+use scoreline::score::graph::onnx;
 use serde_json::{Value, json};
 
 use crate::support::{beside, fail, fixture, folder, model, read_csv, read_jsonl, score, scoreline, succeed, summary};
@@ -305,6 +307,72 @@ fn broken_models_are_refused() {
         refused(folder.path(), &model(name), &fixture("data/iris.csv"), 1, &parts);
         let said = fail(scoreline().args(["model", "inspect"]).arg(model(name)), 1);
         assert_says(&said, &parts);
+    }
+}
+
+/// The Iris model with something changed, written into `folder`.
+fn changed_model(folder: &Path, change: impl FnOnce(&mut onnx::GraphProto)) -> PathBuf {
+    let bytes = std::fs::read(model(IRIS)).unwrap();
+    let mut changed = onnx::ModelProto::decode(bytes.as_slice()).unwrap();
+    change(changed.graph.as_mut().unwrap());
+    let path = folder.join("changed.onnx");
+    std::fs::write(&path, changed.encode_to_vec()).unwrap();
+    path
+}
+
+#[test]
+fn a_model_with_a_fixed_number_of_rows_is_refused() {
+    use onnx::tensor_shape_proto::dimension::Value;
+    let folder = folder();
+    let changed = changed_model(folder.path(), |graph| {
+        let input = graph.input[0].r#type.as_mut().unwrap().value.as_mut().unwrap();
+        let onnx::type_proto::Value::TensorType(tensor) = input else { panic!("no tensor") };
+        tensor.shape.as_mut().unwrap().dim[0].value = Some(Value::DimValue(1));
+    });
+    let parts = ["changed.onnx: its input \"X\" takes exactly 1 rows a call", "dynamic first dimension"];
+    refused(folder.path(), &changed, &fixture("data/iris.csv"), 1, &parts);
+}
+
+type Change<'a> = Box<dyn FnOnce(&mut onnx::GraphProto) + 'a>;
+
+#[test]
+fn external_data_is_refused_wherever_it_hides() {
+    let folder = folder();
+    let location = |key: &str, value: &str| onnx::StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value.to_owned()),
+    };
+    let outside = onnx::TensorProto {
+        name: Some("outside".to_owned()),
+        data_type: Some(onnx::tensor_proto::DataType::Float as i32),
+        dims: vec![2],
+        data_location: Some(onnx::tensor_proto::DataLocation::External as i32),
+        external_data: vec![location("location", "../secret.bin")],
+        ..onnx::TensorProto::default()
+    };
+    let sparse = || onnx::SparseTensorProto { values: Some(outside.clone()), indices: None, dims: vec![4] };
+    let attribute = |attribute: onnx::AttributeProto| onnx::NodeProto {
+        op_type: Some("Constant".to_owned()),
+        output: vec!["constant".to_owned()],
+        attribute: vec![attribute],
+        ..onnx::NodeProto::default()
+    };
+    let plain = onnx::AttributeProto::default;
+    let changes: [Change<'_>; 4] = [
+        Box::new(|graph| graph.sparse_initializer.push(sparse())),
+        Box::new(|graph| graph.node.push(attribute(onnx::AttributeProto { t: Some(outside.clone()), ..plain() }))),
+        Box::new(|graph| {
+            graph.node.push(attribute(onnx::AttributeProto { sparse_tensor: Some(sparse()), ..plain() }));
+        }),
+        Box::new(|graph| {
+            let inner = onnx::GraphProto { initializer: vec![outside.clone()], ..onnx::GraphProto::default() };
+            graph.node.push(attribute(onnx::AttributeProto { g: Some(inner), ..plain() }));
+        }),
+    ];
+    for change in changes {
+        let changed = changed_model(folder.path(), change);
+        let parts = ["tensor \"outside\" lies in a file of its own", "save the model as one file"];
+        refused(folder.path(), &changed, &fixture("data/iris.csv"), 1, &parts);
     }
 }
 

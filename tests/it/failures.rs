@@ -7,6 +7,8 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use prost::Message as _;
+use scoreline::score::graph::onnx;
 use serde_json::{Value, json};
 
 use crate::support::{beside, fail, folder, model, read_csv, read_jsonl, score, scoreline, succeed, summary};
@@ -70,19 +72,20 @@ struct Row {
 
 /// A model with a table for it.
 struct Case {
-    model: &'static str,
+    /// Answers the model's file; one that is made for the test goes into the folder.
+    model: fn(&Path) -> PathBuf,
     header: &'static str,
     more: &'static [&'static str],
 }
 
 const CAST: Case = Case {
-    model: "cast_string_to_float",
+    model: |_| model("cast_string_to_float"),
     header: "name,text,x,note",
     more: &["--column-type", "text=string", "--column-type", "x=float64", "--column-type", "note=string"],
 };
 
 const MIXED: Case = Case {
-    model: "mixed_columns",
+    model: |_| model("mixed_columns"),
     header: "name,colour,count,sepal_length,petal_width",
     more: &[
         "--column-type",
@@ -97,6 +100,13 @@ const MIXED: Case = Case {
         "fail",
         "--probabilities",
     ],
+};
+
+/// Text and whole numbers: rows fail when they are read, when they are bound, and in the model.
+const SUM: Case = Case {
+    model: sum_model,
+    header: "name,text,count",
+    more: &["--column-type", "text=string", "--column-type", "count=float64"],
 };
 
 /// A cell and what it does to its row.
@@ -131,6 +141,12 @@ fn mixed_cells() -> impl Strategy<Value = Vec<(&'static str, Fate)>> {
     let length = cell(&["5.1", "4", "1e2", "NaN", "inf"], &[("", "bind"), ("N/A", "bind"), ("long", "read")]);
     let width = cell(&["0.2", "1.75", "3"], &[(" ", "bind"), ("five", "read")]);
     (colour, count, length, width).prop_map(|(a, b, c, d)| vec![a, b, c, d])
+}
+
+fn sum_cells() -> impl Strategy<Value = Vec<(&'static str, Fate)>> {
+    let text = cell(&["1", "-2.5", "1e3", "nan"], &[("bad", "score"), ("", "score")]);
+    let count = cell(&["0", "7", "12.0", "-3"], &[("2.5", "bind"), ("", "bind"), ("many", "read")]);
+    (text, count).prop_map(|(text, count)| vec![text, count])
 }
 
 /// A row of these cells; now and then one with a cell too few or too many.
@@ -168,13 +184,15 @@ fn write_table(folder: &Path, case: &Case, rows: &[Row]) -> (Vec<PathBuf>, Vec<P
     let (first, second) = rows.split_at(rows.len() / 3);
     for (number, rows) in [first, second].into_iter().enumerate() {
         let path = folder.join(format!("rows-{number}.csv"));
-        let mut text = format!("{}\n", case.header);
+        // Either kind of line end.
+        let end = if rows.len().is_multiple_of(2) { "\n" } else { "\r\n" };
+        let mut text = format!("{}{end}", case.header);
         for (place, row) in rows.iter().enumerate() {
-            text.push_str(&"\n".repeat(row.blank_lines_before));
+            text.push_str(&end.repeat(row.blank_lines_before));
             let name = format!("f{number}r{place}");
             let raw = format!("{name},{}", row.cells.join(","));
             let line = text.matches('\n').count() as u64 + 1;
-            let _ = writeln!(text, "{raw}");
+            let _ = write!(text, "{raw}{end}");
             places.push(Place { name, file: path.to_str().unwrap().to_owned(), line, row: place as u64, raw });
         }
         std::fs::write(&path, text).unwrap();
@@ -188,7 +206,13 @@ type Cut = (&'static str, u8, u8);
 
 fn scored(case: &Case, inputs: &[PathBuf], output: &Path, (size, threads, partitions): Cut) {
     let mut command = scoreline();
-    command.arg("score").arg("--quiet").arg("--model").arg(model(case.model)).arg("--output").arg(output);
+    command
+        .arg("score")
+        .arg("--quiet")
+        .arg("--model")
+        .arg((case.model)(output.parent().unwrap()))
+        .arg("--output")
+        .arg(output);
     command.arg("--input").args(inputs).args(case.more).args(["--run-max-try", "1", "--mini-batch-size", size]);
     command.arg("--process-count-per-node").arg(threads.to_string()).arg("--partitions").arg(partitions.to_string());
     succeed(&mut command);
@@ -270,10 +294,124 @@ fn rows_that_do_not_fit_the_model_do_not_depend_on_the_cut() {
 }
 
 #[test]
+fn rows_that_fail_before_and_in_the_model_do_not_depend_on_the_cut() {
+    let table = prop::collection::vec(row(sum_cells()), 0..250);
+    property(4, &(table, cuts()), |(rows, cuts)| check(&SUM, &rows, &cuts));
+}
+
+#[test]
 fn a_window_of_many_calls_and_frames_is_cut_like_any_other() {
     let table = prop::collection::vec(row(cast_cells()), 9000..9500);
     let cuts = [("8MB", 3, 4), ("1023", 2, 3), ("5000", 1, 1)];
     property(1, &table, |rows| check(&CAST, &rows, &cuts));
+}
+
+// --- Models made for a test -------------------------------------------------------------------------------------------
+
+fn tensor(name: &str, element: onnx::tensor_proto::DataType) -> onnx::ValueInfoProto {
+    use onnx::tensor_shape_proto::{Dimension, dimension::Value};
+    let dimension = |value| Dimension { value: Some(value), ..Dimension::default() };
+    let dim = vec![dimension(Value::DimParam("N".to_owned())), dimension(Value::DimValue(1))];
+    let shape = Some(onnx::TensorShapeProto { dim });
+    let tensor = onnx::type_proto::Tensor { elem_type: Some(element as i32), shape };
+    let value = Some(onnx::type_proto::Value::TensorType(tensor));
+    let r#type = Some(onnx::TypeProto { value, ..onnx::TypeProto::default() });
+    onnx::ValueInfoProto { name: Some(name.to_owned()), r#type, ..onnx::ValueInfoProto::default() }
+}
+
+fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> onnx::NodeProto {
+    let attribute = |(name, i): &(&str, i64)| onnx::AttributeProto {
+        name: Some((*name).to_owned()),
+        r#type: Some(onnx::attribute_proto::AttributeType::Int as i32),
+        i: Some(*i),
+        ..onnx::AttributeProto::default()
+    };
+    onnx::NodeProto {
+        op_type: Some(operator.to_owned()),
+        input: inputs.iter().map(|&name| name.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute: attributes.iter().map(attribute).collect(),
+        ..onnx::NodeProto::default()
+    }
+}
+
+fn write_model(path: &Path, graph: onnx::GraphProto) {
+    let model = onnx::ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![onnx::OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(graph),
+        ..onnx::ModelProto::default()
+    };
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+}
+
+/// `text` as a number, and `count`, added up.
+fn sum_model(folder: &Path) -> PathBuf {
+    use onnx::tensor_proto::DataType::{Float, Int64, String};
+    let path = folder.join("sum.onnx");
+    let graph = onnx::GraphProto {
+        name: Some("sum".to_owned()),
+        node: vec![
+            node("Cast", &["text"], "a", &[("to", Float as i64)]),
+            node("Cast", &["count"], "b", &[("to", Float as i64)]),
+            node("Add", &["a", "b"], "variable", &[]),
+        ],
+        input: vec![tensor("text", String), tensor("count", Int64)],
+        output: vec![tensor("variable", Float)],
+        ..onnx::GraphProto::default()
+    };
+    write_model(&path, graph);
+    path
+}
+
+/// A label for each row, and beside it only the rows of which `keep` is not 0.
+fn forgetful_model(folder: &Path) -> PathBuf {
+    use onnx::tensor_proto::DataType::{Bool, Float, Int64};
+    let path = folder.join("forgetful.onnx");
+    let flat = onnx::TensorProto {
+        name: Some("flat".to_owned()),
+        data_type: Some(Int64 as i32),
+        dims: vec![1],
+        int64_data: vec![-1],
+        ..onnx::TensorProto::default()
+    };
+    let graph = onnx::GraphProto {
+        name: Some("forgetful".to_owned()),
+        node: vec![
+            node("Cast", &["keep"], "label", &[("to", Int64 as i64)]),
+            node("Cast", &["keep"], "is_kept", &[("to", Bool as i64)]),
+            node("Reshape", &["is_kept", "flat"], "which", &[]),
+            node("Compress", &["keep", "which"], "probabilities", &[("axis", 0)]),
+        ],
+        input: vec![tensor("keep", Float)],
+        output: vec![tensor("label", Int64), tensor("probabilities", Float)],
+        initializer: vec![flat],
+        ..onnx::GraphProto::default()
+    };
+    write_model(&path, graph);
+    path
+}
+
+#[test]
+fn rows_for_which_an_output_is_missing_are_dead_and_the_others_keep_their_own() {
+    let folder = folder();
+    let (input, output) = (folder.path().join("rows.csv"), folder.path().join("scored.csv"));
+    let mut text = String::from("keep\n");
+    for row in 0..200 {
+        let _ = writeln!(text, "{}", if row % 37 == 5 { 0 } else { row + 1 });
+    }
+    std::fs::write(&input, text).unwrap();
+    let told = summary(score(&forgetful_model(folder.path()), &input, &output).arg("--probabilities"));
+    assert_eq!((&told["scored"], &told["dead"]), (&json!(194), &json!(6)));
+    for letter in letters(&output) {
+        assert_eq!(letter["row"].as_u64().unwrap() % 37, 5);
+        let reason = letter["reason"].as_str().unwrap();
+        assert!(reason.contains("output \"probabilities\" has shape") && reason.contains("for 2 rows"), "{reason}");
+    }
+    for row in &read_csv(&output)[1..] {
+        assert_eq!((&row[1], &row[2].parse::<f64>().unwrap()), (&row[0], &row[0].parse::<f64>().unwrap()));
+    }
+    receipts(&output);
 }
 
 // --- The model fails on rows ----------------------------------------------------------------------------------------
@@ -500,6 +638,25 @@ fn a_fraction_fails_its_row_where_a_whole_number_is_wanted() {
     assert_eq!(lines, [3, 4], "{found:?}");
     assert_eq!(found[0].1, "column \"count\" holds 2.5, input \"count\" does not take that");
     assert_eq!(found[1].1, "column \"count\" holds a missing value, input \"count\" does not take that");
+}
+
+#[test]
+fn a_fraction_far_down_a_column_of_whole_numbers_is_scored() {
+    let folder = folder();
+    let (input, output) = (folder.path().join("rows.csv"), folder.path().join("scored.csv"));
+    // Far behind the rows from which the columns' types are told.
+    let mut text = String::from("sepal_length,sepal_width,petal_length,petal_width,note\n");
+    for _ in 0..5000 {
+        let _ = writeln!(text, "1,2,3,4,{}", "n".repeat(1000));
+    }
+    std::fs::write(&input, text + "1,2.5,3,4,end\n").unwrap();
+    let told = summary(&mut score(&model("iris_lr_columns_float"), &input, &output));
+    assert_eq!((&told["scored"], &told["dead"]), (&json!(5001), &json!(0)));
+    let rows = read_csv(&output);
+    assert_eq!(
+        (&rows[5000][..4], &rows[5001][..4]),
+        (&["1", "2", "3", "4"].map(String::from)[..], &["1", "2.5", "3", "4"].map(String::from)[..])
+    );
 }
 
 #[test]

@@ -7,16 +7,23 @@ pub mod split;
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use bytes::Bytes;
 
+use self::split::{TextPosition, trim_line_end};
 use super::columns::{ColumnBuilder, ColumnType};
+use crate::record::rejects::MAX_RAW_BYTES;
 use crate::record::{Lines, RejectedRow, RowRanges, Rows};
+
+/// Reasons are cut to so many bytes: some quote the data.
+const MAX_REASON_BYTES: usize = 1024;
 
 /// How rows and fields are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
-    /// The byte between two fields.
+    /// The byte between two fields, an ASCII one.
     pub delimiter: u8,
     /// The byte around fields that hold delimiters or line ends; `None` where a line is always a row.
     pub quote: Option<u8>,
@@ -27,13 +34,22 @@ impl Dialect {
     pub const LINES: Self = Self { delimiter: b'\n', quote: None };
 }
 
+/// A row that is rejected; `text` is the row as it stands in the file, line end included.
+pub fn rejected(at: TextPosition, text: &Bytes, mut reason: String) -> RejectedRow {
+    let length = trim_line_end(text).len();
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+    let raw = text.slice(..length.min(MAX_RAW_BYTES));
+    RejectedRow { row: at.row, line: Some(at.line), reason, raw, raw_len: length as u64 }
+}
+
 /// The rows of one window under construction.
 pub struct WindowBuilder {
     schema: SchemaRef,
     /// The columns, in the schema's order.
     pub columns: Vec<ColumnBuilder>,
     numbers: RowRanges,
-    lines: Vec<u64>,
+    lines: LineLog,
+    rows: usize,
     rejected: Vec<RejectedRow>,
 }
 
@@ -45,7 +61,8 @@ impl WindowBuilder {
             .iter()
             .map(|f| ColumnBuilder::new(ColumnType::from_arrow(f.data_type()).unwrap_or(ColumnType::String), rows))
             .collect();
-        Self { schema, columns, numbers: RowRanges::default(), lines: Vec::new(), rejected: Vec::new() }
+        let (numbers, lines) = (RowRanges::default(), LineLog::Base(None));
+        Self { schema, columns, numbers, lines, rows: 0, rejected: Vec::new() }
     }
 
     /// The name of a column.
@@ -54,20 +71,16 @@ impl WindowBuilder {
     }
 
     /// Takes the row whose cells were just added to all columns.
-    pub fn accept(&mut self, row: u64, line: u64) {
-        self.numbers.push(row);
-        self.lines.push(line);
-    }
-
-    /// Drops the cells of the row in hand.
-    pub fn drop_row(&mut self) {
-        let rows = self.lines.len();
-        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+    pub fn accept(&mut self, at: TextPosition) {
+        self.lines.push(&self.numbers, at);
+        self.numbers.push(at.row);
+        self.rows += 1;
     }
 
     /// Drops the cells of the row in hand and keeps its raw bytes.
     pub fn reject(&mut self, rejected: RejectedRow) {
-        self.drop_row();
+        let rows = self.rows;
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
         self.rejected.push(rejected);
     }
 
@@ -75,21 +88,38 @@ impl WindowBuilder {
     ///
     /// # Errors
     /// None that depends on the rows.
-    pub fn finish(self) -> Result<(Rows, Vec<RejectedRow>), arrow::error::ArrowError> {
-        let columns = self.columns.into_iter().map(ColumnBuilder::finish).collect();
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-        let lines = lines_of(&self.numbers, &self.lines);
-        Ok((Rows { batch, numbers: self.numbers, lines }, self.rejected))
+    pub fn finish(self) -> Result<(Rows, Vec<RejectedRow>), ArrowError> {
+        let columns: Result<Vec<ArrayRef>, _> = self.columns.into_iter().map(ColumnBuilder::finish).collect();
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns?)?;
+        Ok((Rows { batch, numbers: self.numbers, lines: self.lines.finish() }, self.rejected))
     }
 }
 
-fn lines_of(numbers: &RowRanges, lines: &[u64]) -> Lines {
-    let base = |row: u64, line: u64| line.cast_signed() - row.cast_signed();
-    let Some(first) = numbers.first().zip(lines.first()).map(|(row, line)| base(row, *line)) else {
-        return Lines::Base(1);
-    };
-    if numbers.iter().zip(lines).all(|(row, line)| base(row, *line) == first) {
-        return Lines::Base(first);
+/// The lines of the rows so far: nothing but their distance from the row numbers as long as that is the same.
+enum LineLog {
+    Base(Option<i64>),
+    Listed(Vec<u64>),
+}
+
+impl LineLog {
+    /// Adds the line of the row that comes behind `numbers`.
+    fn push(&mut self, numbers: &RowRanges, at: TextPosition) {
+        let distance = at.line.cast_signed() - at.row.cast_signed();
+        match self {
+            Self::Base(Some(base)) if *base == distance => {}
+            Self::Base(base @ None) => *base = Some(distance),
+            Self::Base(Some(base)) => {
+                let before = numbers.iter().map(|row| row.wrapping_add_signed(*base));
+                *self = Self::Listed(before.chain([at.line]).collect());
+            }
+            Self::Listed(lines) => lines.push(at.line),
+        }
     }
-    Lines::Listed(lines.iter().map(|line| u32::try_from(*line).ok()).collect())
+
+    fn finish(self) -> Lines {
+        match self {
+            Self::Base(base) => Lines::Base(base.unwrap_or(1)),
+            Self::Listed(lines) => Lines::Listed(lines.into_iter().map(|line| u32::try_from(line).ok()).collect()),
+        }
+    }
 }
