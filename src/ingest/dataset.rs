@@ -298,7 +298,8 @@ impl DatasetOptions {
         if self.delimiter.is_some_and(is_odd) || self.quote.is_some_and(is_odd) {
             return wrong("a delimiter or a quote is one ASCII character, and no line end".to_owned());
         }
-        if self.delimiter.is_some() && self.delimiter == self.quote {
+        let is_delimiter = |quote: u8| self.delimiter.map_or(matches!(quote, b',' | b'\t'), |given| given == quote);
+        if self.quote.is_some_and(is_delimiter) {
             return wrong("the delimiter and the quote are the same character".to_owned());
         }
         if let Some(name) = twice(self.column_names.iter().map(String::as_str)) {

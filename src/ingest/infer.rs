@@ -272,16 +272,17 @@ fn csv_start_of(path: &Path, head: &Beginning, options: &DatasetOptions) -> Resu
         let line = 1 + memchr_iter(b'\n', &head.text[..length]).count() as u64;
         CsvStart { names, first_row: TextPosition { offset: (head.mark + length) as u64, row: 0, line } }
     };
+    let mut returns = memchr_iter(b'\r', &head.text);
+    if returns.any(|at| at + 1 < head.text.len()) && !head.text.contains(&b'\n') {
+        let why = "its lines end with carriage returns alone; convert it first, for example with tr '\\r' '\\n'";
+        return Err(IngestError::file(path, why));
+    }
     if !options.header {
         return Ok(Some(start(None, 0)));
     }
     let Some(FirstRow { cells: header, end }) = head.first_row(path, options.dialect(path))? else { return Ok(None) };
     if end as u64 > MAX_HEADER_BYTES {
         return Err(endless_header(path));
-    }
-    if header.iter().any(|name| name.contains(&b'\r')) && !head.text.contains(&b'\n') {
-        let why = "its lines end with carriage returns alone; convert it first, for example with tr '\\r' '\\n'";
-        return Err(IngestError::file(path, why));
     }
     Ok(Some(start(Some(header_names(path, &header)?), end)))
 }

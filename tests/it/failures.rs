@@ -610,6 +610,25 @@ fn lines_are_right_behind_line_ends_in_cells_and_blank_lines() {
     }
 }
 
+#[test]
+fn lines_are_right_behind_blank_lines_of_earlier_windows() {
+    for end in ["\n", "\r\n"] {
+        let folder = folder();
+        let (input, output) = (folder.path().join("rows.csv"), folder.path().join("scored.csv"));
+        // Blank lines at the beginning, one by one, two by two, and at the end.
+        let mut text = format!("text{end}{end}{end}");
+        for row in 0..1000 {
+            text += &(if row % 300 == 299 { format!("bad{row}") } else { row.to_string() } + &end.repeat(1 + row % 3));
+        }
+        std::fs::write(&input, text).unwrap();
+        succeed(&mut cast(&input, &output, &["--quiet", "--mini-batch-size", "1KB"]));
+        let found: Vec<_> = letters(&output).iter().map(|l| json!([l["row"], l["line"]])).collect();
+        let line = |row: usize| 4 + (0..row).map(|row| 1 + row % 3).sum::<usize>();
+        assert_eq!(found, [299, 599, 899].map(|row| json!([row, line(row)])), "{end:?}");
+        assert!(receipts(&output).len() > 3);
+    }
+}
+
 /// The reasons for the dead rows of a small table, with their lines.
 fn reasons(name: &str, text: &str, more: &[&str]) -> Vec<(u64, String)> {
     let folder = folder();

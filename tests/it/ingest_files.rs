@@ -14,8 +14,10 @@ use parquet::file::properties::WriterProperties;
 use scoreline::ingest::columns::ColumnType;
 use scoreline::ingest::infer::Wanted;
 use scoreline::ingest::reader::Reader;
+use scoreline::ingest::window::Window;
 use scoreline::ingest::{Dataset, DatasetOptions, IngestError};
-use scoreline::record::{MiniBatchSize, RejectedRow, Rows};
+use scoreline::record::frame::{Origin, decode_rows};
+use scoreline::record::{MiniBatchSize, RejectedRow, Rows, RunId, compact};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -188,6 +190,61 @@ fn windows_of_columnar_files_do_not_depend_on_how_the_file_is_cut() {
             &StringArray::from_iter_values((0..1000).map(|i| format!("text {}", i % 7)))
         );
     }
+}
+
+#[test]
+fn columns_of_any_type_travel() {
+    use arrow::array as a;
+    use arrow::datatypes::{Field, Fields};
+    let item = Arc::new(Field::new("item", DataType::Int64, false));
+    let lists = a::ListArray::new(
+        item,
+        arrow::buffer::OffsetBuffer::from_lengths([2, 0, 1]),
+        Arc::new(Int64Array::from(vec![1, 2, 3])),
+        None,
+    );
+    let fields = Fields::from(vec![Field::new("a", DataType::Int32, false)]);
+    let structs = a::StructArray::new(fields, vec![Arc::new(a::Int32Array::from(vec![1, 2, 3])) as ArrayRef], None);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(lists),
+        Arc::new(structs),
+        Arc::new(a::BooleanArray::from(vec![Some(true), None, Some(false)])),
+        Arc::new(a::UInt8Array::from(vec![1, 2, 255])),
+        Arc::new(a::Float16Array::from_iter_values([1.0, 2.0, 3.0].map(half))),
+        Arc::new(a::Decimal128Array::from(vec![Some(12345), None, Some(-1)]).with_precision_and_scale(20, 2).unwrap()),
+        Arc::new(a::TimestampMillisecondArray::from(vec![1, 2, 3]).with_timezone("+02:00")),
+        Arc::new(a::Date32Array::from(vec![1, 2, 3])),
+        Arc::new(a::Time64MicrosecondArray::from(vec![1, 2, 3])),
+        Arc::new(a::BinaryArray::from(vec![Some(&b"\xff"[..]), None, Some(b"")])),
+        Arc::new(a::FixedSizeBinaryArray::try_from(vec![&b"ab"[..], b"cd", b"ef"]).unwrap()),
+        Arc::new(a::StringViewArray::from(vec![Some("x"), None, Some("a text that is longer than a view holds")])),
+        Arc::new(a::NullArray::new(3)),
+    ];
+    let named = columns.into_iter().enumerate().map(|(i, column)| (format!("c{i}"), column, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(named).unwrap();
+    let folder = TempDir::new().unwrap();
+    let (parquet, arrow) = (folder.path().join("a.parquet"), folder.path().join("a.arrow"));
+    // Half-precision numbers and a column of nothing are left to Arrow.
+    write_parquet(&parquet, &[batch.project(&[0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]).unwrap()], 10);
+    write_arrow(&arrow, &[batch], false);
+    for path in [parquet, arrow] {
+        let dataset = open(&path).unwrap();
+        let (read, _) = read_all(&dataset, "2").unwrap();
+        let mut reader = Reader::open(&path, &dataset, "3".parse().unwrap(), Value::Null).unwrap();
+        let window = Window::new(&origin(), &reader.next_work().unwrap().unwrap()).unwrap();
+        let [frame] = window.frames.as_slice() else { panic!("{path:?}") };
+        let rows = decode_rows(&frame.header, Some(&frame.value)).unwrap();
+        let unpacked: Vec<ArrayRef> = rows.batch.columns().iter().map(|c| compact::unpack(c).unwrap()).collect();
+        assert_eq!(unpacked, read.columns());
+    }
+}
+
+fn half(value: f32) -> <arrow::datatypes::Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native {
+    <arrow::datatypes::Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native::from_f32(value)
+}
+
+fn origin() -> Origin {
+    Origin { run: RunId::new("run"), window: 0, file: 0, model: None }
 }
 
 #[test]
@@ -463,6 +520,8 @@ fn odd_options_are_errors() {
     for (delimiter, quote) in [(Some(b'\n'), None), (Some(0xe9), None), (Some(b'"'), Some(b'"')), (None, Some(b'\r'))] {
         assert!(open_with(&path, DatasetOptions { delimiter, quote, ..options() }, &|_| Wanted::Nothing).is_err());
     }
+    let quote = Some(b',');
+    assert!(open_with(&path, DatasetOptions { quote, ..options() }, &|_| Wanted::Nothing).is_err());
 }
 
 // What is no text, or not whole.

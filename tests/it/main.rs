@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod failures;
+mod ingest_files;
+mod ingest_text;
 mod ledger;
 mod log_conformance;
 mod log_embedded;
