@@ -28,7 +28,8 @@ pub struct DeadLetter {
     /// The row's bytes in hexadecimal, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_hex: Option<String>,
-    /// The length of the whole row in bytes, where `raw` holds only its beginning.
+    /// The length of the whole in bytes, of the row as it stands in the file or of its JSON, where `raw` holds only the
+    /// beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_from: Option<u64>,
 }

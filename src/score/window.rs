@@ -183,6 +183,7 @@ impl<'a> Work<'a> {
         let hashes = checksum::hashes(&rows.numbers, rows.batch.columns());
         for (row, stage) in failed {
             let number = numbers[row.place];
+            let (raw, cut_from) = cut(row_json(&rows.batch, row.place));
             self.sum_scored = Checksum(self.sum_scored.0.wrapping_sub(hashes[row.place]));
             self.dead.push(DeadLetter {
                 run: self.input.run.record.run.clone(),
@@ -190,10 +191,10 @@ impl<'a> Work<'a> {
                 line: rows.lines.line(row.place, number),
                 row: number,
                 stage: *stage,
-                reason: row.reason.clone(),
-                raw: row_json(&rows.batch, row.place),
+                reason: cut(row.reason.clone()).0,
+                raw,
                 raw_hex: None,
-                cut_from: None,
+                cut_from,
             });
         }
         self.counts.dead += failed.len() as u64;
@@ -296,6 +297,17 @@ fn fitting(column: Option<&ArrayRef>, field: &Field, rows: usize) -> Result<Arra
         return Ok(ArrayRef::clone(column));
     }
     arrow::compute::cast(column, field.data_type()).map_err(|e| wrong(e.to_string()))
+}
+
+/// The beginning of a text, and the length of the whole where that is longer: a dead letter must fit a record of the
+/// log, and one long row must not end the run. The source has the rest.
+fn cut(mut text: String) -> (String, Option<u64>) {
+    let whole = text.len();
+    if whole <= rejects::MAX_RAW_BYTES {
+        return (text, None);
+    }
+    text.truncate(text.floor_char_boundary(rejects::MAX_RAW_BYTES));
+    (text, Some(whole as u64))
 }
 
 /// A row's cells as a JSON object.

@@ -700,3 +700,29 @@ fn a_row_that_is_no_text_is_kept_in_hexadecimal() {
     assert_eq!((&letter["raw"], &letter["raw_hex"]), (&json!("2,gr\u{fffd}n"), &json!("322c6772fc6e")));
     assert_eq!(read_csv(&output).len(), 3);
 }
+
+#[test]
+fn a_row_too_long_for_a_dead_letter_is_cut_and_fails_alone() {
+    use arrow::array::{RecordBatch, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use std::sync::Arc;
+
+    let folder = folder();
+    let (input, output) = (folder.path().join("rows.parquet"), folder.path().join("scored.csv"));
+    // It compresses well enough for a frame, and is over what a record of the log may hold.
+    let long = "\u{1}x".repeat(600_000);
+    let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]));
+    let column = StringArray::from(vec!["1.5", long.as_str(), "2.5"]);
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)]).unwrap();
+    let file = std::fs::File::create(&input).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, schema, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let said = summary(&mut score(&model("cast_string_to_float"), &input, &output));
+    assert_eq!((&said["scored"], &said["dead"]), (&2.into(), &1.into()));
+    let letters = read_jsonl(&beside(&output, ".dead-letters.jsonl"));
+    assert_eq!(letters[0]["row"], 1);
+    let raw = letters[0]["raw"].as_str().unwrap();
+    assert!(raw.starts_with("{\"text\":\"") && raw.len() <= 64 * 1024, "{} bytes", raw.len());
+    assert!(letters[0]["cut_from"].as_u64().unwrap() > 1_200_000);
+}
